@@ -1,0 +1,1 @@
+"""The networks: Denoise Net, CSP layers, and AURA itself."""

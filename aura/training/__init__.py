@@ -1,0 +1,1 @@
+"""Where training pairs come from, the training loop, and evaluation on real RAW files."""

@@ -1,0 +1,1 @@
+"""What runs, and when: Prefect flows, the Dask runner, artifacts and the command line."""

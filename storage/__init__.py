@@ -1,0 +1,1 @@
+"""What is kept: corpora in, RAW datasets out, on any fsspec URL."""
