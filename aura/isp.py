@@ -1,0 +1,524 @@
+"""A forward ISP: RAW to sRGB, with random parameters for training, and the fixed reference renderer.
+
+:func:`render` is the reference: demosaic, white balance, colour matrix, sRGB curve, nothing else. :func:`draw_isp` and
+:func:`develop` are the wide family of ISPs that training must learn to take off again; every parameter is a tensor with a batch
+dimension and is recorded in :class:`IspParameters`. All of it is differentiable (quantisation and JPEG pass gradients
+straight through).
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass, fields
+from typing import Final
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from aura.bayer import CfaPattern, unpack
+from aura.color import apply_matrix, linear_to_srgb, luminance
+from aura.curves import apply_curve
+from aura.errors import InvalidInputError
+
+MIDDLE_GREY: Final = 0.18
+
+# Bilinear kernels on the full mosaic (each colour's samples are zero elsewhere).
+_BILINEAR_GREEN = torch.tensor([[0.0, 1.0, 0.0], [1.0, 4.0, 1.0], [0.0, 1.0, 0.0]]) / 4.0
+_BILINEAR_RED_BLUE = torch.tensor([[1.0, 2.0, 1.0], [2.0, 4.0, 2.0], [1.0, 2.0, 1.0]]) / 4.0
+
+# Malvar, He and Cutler, "High-quality linear interpolation for demosaicing of Bayer-patterned color images", ICASSP 2004, figure 2
+_MALVAR_GREEN = (
+    torch.tensor(
+        [[0, 0, -1, 0, 0], [0, 0, 2, 0, 0], [-1, 2, 4, 2, -1], [0, 0, 2, 0, 0], [0, 0, -1, 0, 0]],
+        dtype=torch.float32,
+    )
+    / 8.0
+)
+_MALVAR_SAME_ROW = (
+    torch.tensor(
+        [[0, 0, 0.5, 0, 0], [0, -1, 0, -1, 0], [-1, 4, 5, 4, -1], [0, -1, 0, -1, 0], [0, 0, 0.5, 0, 0]]
+    )
+    / 8.0
+)
+_MALVAR_SAME_COLUMN = _MALVAR_SAME_ROW.T.contiguous()
+_MALVAR_DIAGONAL = (
+    torch.tensor(
+        [[0, 0, -1.5, 0, 0], [0, 2, 0, 2, 0], [-1.5, 0, 6, 0, -1.5], [0, 2, 0, 2, 0], [0, 0, -1.5, 0, 0]]
+    )
+    / 8.0
+)
+
+
+def _convolve(mosaic: Tensor, kernel: Tensor) -> Tensor:
+    pad = kernel.shape[-1] // 2
+    padded = F.pad(mosaic, (pad, pad, pad, pad), mode="reflect")
+    return F.conv2d(padded, kernel.to(mosaic)[None, None])
+
+
+def _site_masks(pattern: CfaPattern, height: int, width: int, like: Tensor) -> list[Tensor]:
+    planes = torch.eye(4, dtype=like.dtype, device=like.device)[:, :, None, None]
+    return [unpack(plane.expand(4, height // 2, width // 2), pattern)[None, None] for plane in planes]
+
+
+def demosaic_bilinear(packed: Tensor, pattern: CfaPattern) -> Tensor:
+    """Interpolate bilinearly: packed ``(B, 4, h, w)`` -> RGB ``(B, 3, 2h, 2w)``; linear, not clipped."""
+    mosaic = unpack(packed, pattern)[:, None]
+    red, green_red, green_blue, blue = _site_masks(pattern, *mosaic.shape[-2:], mosaic)
+    return torch.cat(
+        [
+            _convolve(mosaic * red, _BILINEAR_RED_BLUE),
+            _convolve(mosaic * (green_red + green_blue), _BILINEAR_GREEN),
+            _convolve(mosaic * blue, _BILINEAR_RED_BLUE),
+        ],
+        dim=1,
+    )
+
+
+def demosaic_malvar(packed: Tensor, pattern: CfaPattern) -> Tensor:
+    """Interpolate with the gradient-corrected 5x5 filters of Malvar et al. 2004; shapes as in bilinear."""
+    mosaic = unpack(packed, pattern)[:, None]
+    red, green_red, green_blue, blue = _site_masks(pattern, *mosaic.shape[-2:], mosaic)
+    green = _convolve(mosaic, _MALVAR_GREEN)
+    same_row = _convolve(mosaic, _MALVAR_SAME_ROW)
+    same_column = _convolve(mosaic, _MALVAR_SAME_COLUMN)
+    diagonal = _convolve(mosaic, _MALVAR_DIAGONAL)
+    return torch.cat(
+        [
+            mosaic * red + same_row * green_red + same_column * green_blue + diagonal * blue,
+            mosaic * (green_red + green_blue) + green * (red + blue),
+            mosaic * blue + same_row * green_blue + same_column * green_red + diagonal * red,
+        ],
+        dim=1,
+    )
+
+
+def render(raw: Tensor, cfa_pattern: CfaPattern, wb_gains: Tensor, camera_to_srgb: Tensor) -> Tensor:
+    """Render RAW the plainest way: the reference every cycle metric uses.
+
+    Malvar demosaicking, white balance, clipping at saturation, colour matrix, sRGB curve. No denoising, no tone curve.
+
+    Args:
+        raw: ``(*, 4, h, w)`` float, 0 = black level, 1 = saturation, order R, Gr, Gb, B.
+        cfa_pattern: the pattern of the unpacked mosaic.
+        wb_gains: ``(3,)`` or ``(*, 3)``, green = 1.
+        camera_to_srgb: ``(3, 3)`` or ``(*, 3, 3)``, rows sum to 1.
+
+    Returns:
+        sRGB ``(*, 3, 2h, 2w)`` float32 in [0, 1].
+
+    Raises:
+        InvalidInputError: the planes are smaller than 2x2.
+    """
+    if min(raw.shape[-2:]) < 2:
+        raise InvalidInputError(
+            f"Packed RAW planes are {tuple(raw.shape[-2:])}; at least 2x2 is needed to demosaic."
+        )
+    leading = raw.shape[:-3]
+    flat = raw.reshape(-1, *raw.shape[-3:]).float()
+    balanced = demosaic_malvar(flat, cfa_pattern).view(*leading, 3, 2 * raw.shape[-2], 2 * raw.shape[-1])
+    balanced = (balanced * wb_gains.to(balanced)[..., None, None]).clamp(0.0, 1.0)
+    return linear_to_srgb(apply_matrix(balanced, camera_to_srgb.float())).clamp(0.0, 1.0)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The random ISP
+# ---------------------------------------------------------------------------------------------------------------------
+
+CURVE_SAMPLES: Final = 512
+CURVE_MAX: Final = 16.0
+_CURVE_SHAPE: Final = 500.0
+
+TONE_FAMILIES: Final = ("srgb", "gamma", "s_curve", "filmic", "sigmoid", "rational", "base_curve")
+DEMOSAIC_METHODS: Final = ("bilinear", "malvar")
+
+# Linear BT.709 -> BT.2020 (ITU-R BT.2087-0); tone curves of raw developers often run per channel in such a wide space.
+_BT709_TO_BT2020 = torch.tensor(
+    [[0.6274, 0.3293, 0.0433], [0.0691, 0.9195, 0.0114], [0.0164, 0.0880, 0.8956]]
+)
+
+
+def encode_curve_axis(linear: Tensor) -> Tensor:
+    """Position on the axis of tone curves: linear light 0..16 -> 0..1, logarithmic above about 0.002."""
+    return torch.log1p(_CURVE_SHAPE * linear.clamp(0.0, CURVE_MAX)) / float(
+        np.log1p(_CURVE_SHAPE * CURVE_MAX)
+    )
+
+
+def curve_axis() -> Tensor:
+    """Linear light at each of the 512 samples of a tone curve, float32."""
+    position = torch.linspace(0.0, 1.0, CURVE_SAMPLES)
+    return torch.expm1(position * float(np.log1p(_CURVE_SHAPE * CURVE_MAX))) / _CURVE_SHAPE
+
+
+@dataclass(frozen=True)
+class IspParameters:
+    """All parameters of a batch of B random ISPs, one row each.
+
+    Attributes:
+        demosaic: index into ``DEMOSAIC_METHODS``; ``(B,)`` int64.
+        wb_error: gains on R, G, B left over after white balance; ``(B, 3)``.
+        colour_error: colour matrix of the ISP's own mistakes and taste, near the identity; ``(B, 3, 3)``.
+        exposure: linear gain before the tone curve; ``(B,)``.
+        auto_exposure: 0 = fixed, 1 = mean to middle grey, 2 = bright percentile to white; ``(B,)`` int64.
+        denoise: strength 0..1 of denoising before the curve; ``(B,)``.
+        tone_family: index into ``TONE_FAMILIES``; ``(B,)`` int64.
+        tone_curve: linear light -> display value, sampled on :func:`curve_axis`; ``(B, 1, 512)``.
+        wide_gamut: 1 where the curve runs in BT.2020 primaries; ``(B,)``.
+        chroma_preserving: 0 = per channel .. 1 = one gain from the norm; ``(B,)``.
+        norm_is_max: 1 where that norm is max(R, G, B), 0 where it is luminance; ``(B,)``.
+        local_contrast: exponent on the large-scale luminance, 1 = none; ``(B,)``.
+        saturation: 1 = unchanged; ``(B,)``.
+        hue_degrees: rotation about grey; ``(B,)``.
+        vibrance: extra saturation for dull colours; ``(B,)``.
+        sharpen: amount of unsharp mask; ``(B,)``.
+        sharpen_radius: its sigma in pixels; ``(B,)``.
+        jpeg_quality: 0 = no JPEG; ``(B,)`` int64.
+        jpeg_subsampling: 0 = 4:4:4, 2 = 4:2:0 (Pillow's codes); ``(B,)`` int64.
+    """
+
+    demosaic: Tensor
+    wb_error: Tensor
+    colour_error: Tensor
+    exposure: Tensor
+    auto_exposure: Tensor
+    denoise: Tensor
+    tone_family: Tensor
+    tone_curve: Tensor
+    wide_gamut: Tensor
+    chroma_preserving: Tensor
+    norm_is_max: Tensor
+    local_contrast: Tensor
+    saturation: Tensor
+    hue_degrees: Tensor
+    vibrance: Tensor
+    sharpen: Tensor
+    sharpen_radius: Tensor
+    jpeg_quality: Tensor
+    jpeg_subsampling: Tensor
+
+    def select(self, index: slice | Tensor) -> IspParameters:
+        """Keep some rows of the batch."""
+        return IspParameters(**{field.name: getattr(self, field.name)[index] for field in fields(self)})
+
+
+def _srgb_encode(linear: np.ndarray) -> np.ndarray:
+    return np.asarray(linear_to_srgb(torch.from_numpy(np.clip(linear, 0.0, 1.0)))).astype(np.float64)
+
+
+def _s_curve(value: np.ndarray, rng: np.random.Generator, strength: float) -> np.ndarray:
+    """Sigmoidal contrast about a random pivot, blended with the identity; fixes 0 and 1."""
+    contrast = rng.uniform(2.0, 8.0)
+    pivot = rng.uniform(0.3, 0.6)
+    low, high = 1 / (1 + np.exp(contrast * pivot)), 1 / (1 + np.exp(contrast * (pivot - 1)))
+    curved = (1 / (1 + np.exp(contrast * (pivot - value))) - low) / (high - low)
+    return (1 - strength) * value + strength * curved
+
+
+def _filmic(linear: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Log-encoded scene light between a black and a white point, an S-curve of given slope through grey, display gamma."""
+    white_ev, black_ev = rng.uniform(2.0, 6.5), -rng.uniform(5.0, 11.0)
+    log = np.clip(
+        (np.log2(np.maximum(linear, 1e-9) / MIDDLE_GREY) - black_ev) / (white_ev - black_ev), 0.0, 1.0
+    )
+    grey_in = -black_ev / (white_ev - black_ev)
+    grey_out = rng.uniform(0.40, 0.52)
+    contrast = rng.uniform(1.0, 1.9)
+    # a logistic through (grey_in, grey_out), rescaled so that the ends are exact
+    slope = contrast * 4.0 * grey_out * (1 - grey_out) * rng.uniform(1.0, 1.6)
+    offset = np.log(grey_out / (1 - grey_out))
+    steep = slope / (grey_out * (1 - grey_out))
+    curved = 1 / (1 + np.exp(-(steep * (log - grey_in) + offset)))
+    ends = 1 / (1 + np.exp(-(steep * (np.array([0.0, 1.0]) - grey_in) + offset)))
+    return (curved - ends[0]) / (ends[1] - ends[0])
+
+
+def _sigmoid(linear: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Log-logistic tone curve: display = x^c / (x^c + k), grey kept near grey, then the sRGB curve."""
+    contrast, skew = rng.uniform(1.1, 2.0), rng.uniform(0.6, 1.6)
+    grey_out = rng.uniform(0.15, 0.24)
+    ratio = grey_out ** (1 / skew)
+    scale = MIDDLE_GREY**contrast * (1 - ratio) / ratio
+    powered = linear**contrast
+    return _srgb_encode((powered / (powered + scale)) ** skew)
+
+
+def _rational(linear: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Reinhard 2002, Hable 2010 and ACES-like rational curves with random constants, then the sRGB curve."""
+    kind = rng.integers(3)
+    if kind == 0:
+        white = rng.uniform(1.2, 8.0)
+        display = linear * (1 + linear / white**2) / (1 + linear)
+        display = display / display[np.searchsorted(linear, min(white, CURVE_MAX)) - 1]
+    elif kind == 1:
+        a, b, c, d, e, f = 0.15, 0.50, 0.10, 0.20, 0.02, 0.30
+        gain, white = rng.uniform(1.5, 4.0), rng.uniform(3.0, 12.0)
+
+        def hable(x: np.ndarray) -> np.ndarray:
+            return np.asarray((x * (a * x + c * b) + d * e) / (x * (a * x + b) + d * f) - e / f)
+
+        display = hable(gain * linear) / hable(np.array(white))
+    else:
+        gain = rng.uniform(0.5, 1.2)
+        x = gain * linear
+        display = (x * (2.51 * x + 0.03)) / (x * (2.43 * x + 0.59) + 0.14)
+    return _srgb_encode(display)
+
+
+def _base_curve(linear: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A camera-like curve: brighter mid-tones, a toe, a soft shoulder; smooth random log-gain over the sRGB curve."""
+    mid_ev, toe_ev, knee = rng.uniform(0.0, 1.6), rng.uniform(-1.2, 0.4), rng.uniform(0.35, 0.95)
+    stops = np.log2(np.maximum(linear, 1e-9))
+    ev = mid_ev * np.exp(-(((stops + 2.5) / rng.uniform(1.5, 4.0)) ** 2)) + toe_ev / (
+        1 + np.exp((stops + 6.5) * 1.2)
+    )
+    lifted = linear * 2.0**ev
+    above = np.maximum(lifted - knee, 0.0)
+    room = 1.0 - knee
+    shoulder = np.where(lifted > knee, knee + room * (1 - np.exp(-above / max(room, 1e-3))), lifted)
+    top = shoulder[np.searchsorted(linear, 1.0)]
+    return _srgb_encode(np.maximum.accumulate(shoulder) / top)
+
+
+def _tone_curve(family: str, linear: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    match family:
+        case "srgb":
+            display = _srgb_encode(linear)
+        case "gamma":
+            display = np.clip(linear, 0, 1) ** (1 / rng.uniform(1.7, 2.7))
+        case "s_curve":
+            display = _s_curve(_srgb_encode(linear), rng, rng.uniform(0.2, 1.0))
+        case "filmic":
+            display = _filmic(linear, rng)
+        case "sigmoid":
+            display = _sigmoid(linear, rng)
+        case "rational":
+            display = _rational(linear, rng)
+        case _:
+            display = _base_curve(linear, rng)
+    if rng.random() < 0.35 and family != "s_curve":
+        display = _s_curve(np.clip(display, 0, 1), rng, rng.uniform(0.1, 0.6))
+    if rng.random() < 0.3:  # a black point: crushed, or lifted as in a matte grade
+        black = rng.uniform(-0.04, 0.05)
+        display = black + (1 - black) * display
+    if rng.random() < 0.15:
+        display = np.clip(display, 0, 1) ** rng.uniform(0.8, 1.25)
+    return np.clip(display, 0.0, 1.0)
+
+
+def draw_isp(batch: int, rng: np.random.Generator) -> IspParameters:
+    """Draw the parameters of ``batch`` random ISPs; deterministic in the generator's state."""
+    axis = curve_axis().double().numpy()
+    family = rng.choice(len(TONE_FAMILIES), size=batch, p=[0.10, 0.06, 0.12, 0.24, 0.18, 0.10, 0.20])
+    curves = np.stack([_tone_curve(TONE_FAMILIES[index], axis, rng) for index in family])
+    auto = rng.choice(3, size=batch, p=[0.55, 0.2, 0.25])
+    # Fixed exposure: developers lift RAW by half a stop to two, since cameras protect highlights.
+    exposure = 2.0 ** np.where(
+        auto == 0, rng.normal(0.45, 0.6, batch).clip(-1.0, 2.2), rng.normal(0.0, 0.4, batch)
+    )
+    mild = rng.random(batch) < 0.7
+    colour_error = np.eye(3) + rng.normal(0.0, 1.0, (batch, 3, 3)) * np.where(mild, 0.02, 0.07)[:, None, None]
+    colour_error /= colour_error.sum(axis=2, keepdims=True)
+    has_jpeg = rng.random(batch) < 0.85
+
+    def sometimes(probability: float, low: float, high: float, otherwise: float) -> np.ndarray:
+        return np.where(rng.random(batch) < probability, rng.uniform(low, high, batch), otherwise)
+
+    parameters: dict[str, np.ndarray] = {
+        "demosaic": rng.integers(len(DEMOSAIC_METHODS), size=batch),
+        "wb_error": np.exp(rng.normal(0.0, 0.05, (batch, 3)) * np.array([1.0, 0.3, 1.0])),
+        "colour_error": colour_error,
+        "exposure": exposure,
+        "auto_exposure": auto,
+        "denoise": sometimes(0.6, 0.1, 1.0, 0.0),
+        "tone_family": family,
+        "tone_curve": curves[:, None],
+        "wide_gamut": (rng.random(batch) < 0.5).astype(np.float64),
+        "chroma_preserving": np.where(rng.random(batch) < 0.5, 0.0, rng.uniform(0.0, 1.0, batch)),
+        "norm_is_max": (rng.random(batch) < 0.4).astype(np.float64),
+        "local_contrast": sometimes(0.3, 0.6, 1.1, 1.0),
+        "saturation": np.where(rng.random(batch) < 0.75, rng.normal(1.12, 0.18, batch).clip(0.6, 1.7), 1.0),
+        "hue_degrees": sometimes(0.3, -6.0, 6.0, 0.0),
+        "vibrance": sometimes(0.25, 0.0, 0.4, 0.0),
+        "sharpen": sometimes(0.7, 0.1, 1.2, 0.0),
+        "sharpen_radius": rng.uniform(0.5, 1.6, batch),
+        "jpeg_quality": np.where(has_jpeg, rng.integers(60, 99, batch), 0),
+        "jpeg_subsampling": np.where(rng.random(batch) < 0.55, 2, 0),
+    }
+    return IspParameters(
+        **{
+            name: torch.from_numpy(value.astype(np.int64 if value.dtype.kind == "i" else np.float32))
+            for name, value in parameters.items()
+        }
+    )
+
+
+def develop(
+    raw: Tensor, cfa_pattern: CfaPattern, wb_gains: Tensor, camera_to_srgb: Tensor, isp: IspParameters
+) -> Tensor:
+    """Develop noisy RAW to sRGB by a batch of random ISPs.
+
+    Args:
+        raw: ``(B, 4, h, w)`` float, 0 = black, 1 = saturation; noise below 0 is welcome.
+        cfa_pattern: pattern of the whole batch.
+        wb_gains: ``(B, 3)``, the camera's own, green = 1.
+        camera_to_srgb: ``(B, 3, 3)``.
+        isp: B rows of parameters.
+
+    Returns:
+        sRGB ``(B, 3, 2h, 2w)`` float32, a multiple of 1/255 in [0, 1].
+    """
+    rgb = _demosaic_mixed(raw, cfa_pattern, isp.demosaic)
+    linear = apply_matrix((rgb * wb_gains[..., None, None]).clamp_max(1.0), camera_to_srgb)
+    linear = apply_matrix(linear * isp.wb_error[..., None, None], isp.colour_error)
+    linear = _denoise(linear, isp.denoise)
+    linear = _expose(linear, isp)
+    linear = _local_tone(linear, isp.local_contrast)
+    display = _tone(linear, isp)
+    display = _colour_taste(display, isp)
+    display = _unsharp(display, isp)
+    return encode_jpeg(display, isp.jpeg_quality, isp.jpeg_subsampling)
+
+
+def _column(value: Tensor) -> Tensor:
+    return value[:, None, None, None]
+
+
+def _demosaic_mixed(raw: Tensor, pattern: CfaPattern, method: Tensor) -> Tensor:
+    rgb = demosaic_malvar(raw, pattern)
+    plain = method == DEMOSAIC_METHODS.index("bilinear")
+    if bool(plain.any()):
+        rgb = torch.where(_column(plain), demosaic_bilinear(raw, pattern), rgb)
+    return rgb
+
+
+def _blur(image: Tensor, sigma: Tensor) -> Tensor:
+    """Gaussian blur with one sigma per image (radius 4, so sigma is at most about 2)."""
+    batch, channels = image.shape[:2]
+    offsets = torch.arange(-4, 5, dtype=image.dtype, device=image.device)
+    kernel = torch.exp(-0.5 * (offsets / sigma[:, None].clamp_min(1e-3)) ** 2)
+    kernel = (kernel / kernel.sum(1, keepdim=True)).repeat_interleave(channels, 0)
+    flat = F.pad(image.reshape(1, batch * channels, *image.shape[-2:]), (4, 4, 4, 4), mode="reflect")
+    flat = F.conv2d(flat, kernel[:, None, :, None], groups=batch * channels)
+    return F.conv2d(flat, kernel[:, None, None, :], groups=batch * channels).view_as(image)
+
+
+def _denoise(linear: Tensor, strength: Tensor) -> Tensor:
+    """Smooth where the local contrast is small (a guided filter in miniature), colour more than luminance."""
+    if not bool((strength > 0).any()):
+        return linear
+    amount = _column(strength)
+    smooth = _blur(linear, 0.5 + 1.0 * strength)
+    light = luminance(linear)
+    light_smooth = luminance(smooth)
+    edge = (light - light_smooth).abs() / (light_smooth.clamp_min(0.0) + 0.02)
+    keep = (edge * 8.0).clamp(0.0, 1.0)
+    light_out = light + amount * (1.0 - keep) * (light_smooth - light)
+    return linear + amount * ((smooth - light_smooth) - (linear - light)) + (light_out - light)
+
+
+def _expose(linear: Tensor, isp: IspParameters) -> Tensor:
+    light = luminance(linear).flatten(1)
+    to_grey = MIDDLE_GREY / light.mean(1).clamp_min(1e-3)
+    to_white = 0.95 / torch.quantile(light[:, ::7], 0.99, dim=1).clamp_min(1e-2)
+    gain = torch.where(
+        isp.auto_exposure == 1,
+        to_grey,
+        torch.where(isp.auto_exposure == 2, to_white, torch.ones_like(to_grey)),
+    )
+    return linear * _column(gain.clamp(0.25, 12.0) * isp.exposure)
+
+
+def _local_tone(linear: Tensor, exponent: Tensor) -> Tensor:
+    """Compress the large scales of luminance about its geometric mean, as shadow and highlight tools do."""
+    if bool((exponent == 1.0).all()):
+        return linear
+    log_light = luminance(linear).clamp_min(1e-3).log()
+    coarse = F.adaptive_avg_pool2d(log_light, (12, 12))
+    base = F.interpolate(coarse, size=linear.shape[-2:], mode="bicubic", align_corners=False)
+    return linear * torch.exp((_column(exponent) - 1.0) * (base - base.mean((2, 3), keepdim=True)))
+
+
+def _tone(linear: Tensor, isp: IspParameters) -> Tensor:
+    wide = _BT709_TO_BT2020.to(linear)
+    identity = torch.eye(3, device=linear.device)
+    into = torch.where(isp.wide_gamut[:, None, None] > 0.5, wide, identity)
+    linear = apply_matrix(linear, into).clamp_min(0.0)
+    per_channel = _display_light(linear, isp.tone_curve)
+    norm = torch.where(
+        _column(isp.norm_is_max) > 0.5, linear.amax(1, keepdim=True), luminance(linear)
+    ).clamp_min(1e-6)
+    preserving = linear * (_display_light(norm, isp.tone_curve) / norm)
+    light = torch.lerp(per_channel, preserving, _column(isp.chroma_preserving))
+    out_of = torch.linalg.inv(into)
+    return linear_to_srgb(apply_matrix(light, out_of)).clamp(0.0, 1.0)
+
+
+def _display_light(linear: Tensor, curve: Tensor) -> Tensor:
+    """The curve's display value as linear display light, so that gamut conversion after it is physical."""
+    display = apply_curve(encode_curve_axis(linear), curve)
+    return torch.where(
+        display <= 0.04045, display / 12.92, ((display + 0.055) / 1.055).clamp_min(1e-8) ** 2.4
+    )
+
+
+def _colour_taste(display: Tensor, isp: IspParameters) -> Tensor:
+    light = luminance(display)
+    colour = display - light
+    angle = torch.deg2rad(isp.hue_degrees)
+    turned = apply_matrix(colour, _hue_rotation(angle))
+    spread = display.amax(1, keepdim=True) - display.amin(1, keepdim=True)
+    factor = _column(isp.saturation) + _column(isp.vibrance) * (1.0 - spread)
+    return (light + factor * turned).clamp(0.0, 1.0)
+
+
+def _hue_rotation(angle: Tensor) -> Tensor:
+    """Rotation about the grey axis (Rodrigues' formula): ``(B,)`` radians -> ``(B, 3, 3)``."""
+    cross = torch.tensor([[0.0, -1.0, 1.0], [1.0, 0.0, -1.0], [-1.0, 1.0, 0.0]], device=angle.device) / 3**0.5
+    grey = torch.full((3, 3), 1.0 / 3.0, device=angle.device)
+    eye = torch.eye(3, device=angle.device)
+    cosine, sine = angle.cos()[:, None, None], angle.sin()[:, None, None]
+    return cosine * eye + sine * cross + (1 - cosine) * grey
+
+
+def _unsharp(display: Tensor, isp: IspParameters) -> Tensor:
+    if not bool((isp.sharpen > 0).any()):
+        return display
+    detail = display - _blur(display, isp.sharpen_radius)
+    return (display + _column(isp.sharpen) * detail).clamp(0.0, 1.0)
+
+
+def encode_jpeg(display: Tensor, quality: Tensor, subsampling: Tensor) -> Tensor:
+    """Quantise to 8 bits and, where quality > 0, pass through a real JPEG encoder; gradients pass straight through.
+
+    Args:
+        display: ``(B, 3, H, W)`` in [0, 1].
+        quality: ``(B,)`` int, 0 (none) or 1-100.
+        subsampling: ``(B,)`` int, Pillow's code: 0 = 4:4:4, 2 = 4:2:0.
+
+    Returns:
+        ``(B, 3, H, W)`` float32, multiples of 1/255.
+    """
+    codes = (
+        (display.detach().clamp(0.0, 1.0) * 255.0)
+        .round()
+        .to(torch.uint8)
+        .permute(0, 2, 3, 1)
+        .contiguous()
+        .cpu()
+        .numpy()
+    )
+    rows = [
+        _through_jpeg(image, int(q), int(s)) if q else image
+        for image, q, s in zip(codes, quality, subsampling, strict=True)
+    ]
+    coded = torch.from_numpy(np.stack(rows)).permute(0, 3, 1, 2).to(display) / 255.0
+    return display + (coded - display).detach()
+
+
+def _through_jpeg(image: np.ndarray, quality: int, subsampling: int) -> np.ndarray:
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "JPEG", quality=quality, subsampling=subsampling)
+    return np.asarray(Image.open(buffer).convert("RGB"))
