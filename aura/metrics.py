@@ -1,0 +1,316 @@
+"""How close two images, or two RAW frames, are: PSNR, SSIM, CIEDE2000, and tone-matched comparisons.
+
+Every image is ``(B, C, H, W)`` with a data range of 1; a metric returns one float32 value per image. LPIPS
+is in :mod:`aura.perceptual`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy.interpolate import PchipInterpolator
+from scipy.optimize import isotonic_regression
+from torch import Tensor
+
+from aura.bayer import PLANE_CHANNEL
+from aura.color import SRGB_TO_XYZ, srgb_to_linear
+from aura.errors import InvalidInputError
+from aura.perceptual import SMALLEST_SIDE, Lpips
+
+OVEREXPOSED: Final = 0.99
+"""Normalised RAW at or above this is over-exposed: it bounds the light from below and no more."""
+
+SSIM_WINDOW: Final = 11
+
+_TONE_BINS: Final = 64
+_TONE_LEVELS: Final = 1024
+_PIXELS_PER_BLOCK: Final = 1 << 20
+
+
+def psnr(image: Tensor, reference: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio in dB for a peak of 1.
+
+    Args:
+        image: ``(B, C, H, W)``.
+        reference: same shape.
+
+    Returns:
+        ``(B,)`` float32; infinite where the two are equal.
+
+    Raises:
+        InvalidInputError: shapes differ or have not four dimensions.
+    """
+    _require_pair(image, reference)
+    error = (image.float() - reference.float()) ** 2
+    return -10.0 * torch.log10(error.mean(dim=(1, 2, 3)))
+
+
+def ssim(image: Tensor, reference: Tensor) -> Tensor:
+    """Structural similarity, 11x11 Gaussian window of sigma 1.5, mean over channels and positions.
+
+    Z. Wang, A. C. Bovik, H. R. Sheikh, E. P. Simoncelli, "Image Quality Assessment: From Error Visibility to
+    Structural Similarity", IEEE TIP 2004; K1 = 0.01, K2 = 0.03, data range 1. Differentiable. Only windows
+    that lie inside the image count.
+
+    Args:
+        image: ``(B, C, H, W)``, sides of at least 11.
+        reference: same shape.
+
+    Returns:
+        ``(B,)`` float32, at most 1; 1 only for equal images.
+
+    Raises:
+        InvalidInputError: shapes differ, have not four dimensions, or a side is under 11.
+    """
+    _require_pair(image, reference)
+    if min(image.shape[-2:]) < SSIM_WINDOW:
+        raise InvalidInputError(
+            f"SSIM got {image.shape[-2]}x{image.shape[-1]} pixels; expected at least {SSIM_WINDOW} a side."
+        )
+    first, second = image.float(), reference.float()
+    moments = _gaussian_blur(torch.stack([first, second, first * first, second * second, first * second]))
+    mean_1, mean_2, square_1, square_2, product = moments.unbind(0)
+    variance_1, variance_2 = square_1 - mean_1 * mean_1, square_2 - mean_2 * mean_2
+    covariance = product - mean_1 * mean_2
+    c1, c2 = 0.01**2, 0.03**2
+    similarity = ((2 * mean_1 * mean_2 + c1) * (2 * covariance + c2)) / (
+        (mean_1 * mean_1 + mean_2 * mean_2 + c1) * (variance_1 + variance_2 + c2)
+    )
+    return similarity.mean(dim=(1, 2, 3))
+
+
+def psnr_aligned(predicted: Tensor, truth: Tensor) -> Tensor:
+    """PSNR of packed RAW after one least-squares gain per colour channel: what a photograph can tell at all.
+
+    Exposure and white balance cannot be seen in a photograph. Red, green (Gr and Gb together) and blue get
+    the gain that fits the truth best over sites that are not over-exposed in the truth (below 0.99); values
+    beyond saturation are clipped, and the PSNR counts every site.
+
+    Args:
+        predicted: ``(B, 4, h, w)`` normalised RAW in the order R, Gr, Gb, B.
+        truth: same shape.
+
+    Returns:
+        ``(B,)`` float32 in dB.
+
+    Raises:
+        InvalidInputError: shapes differ or are not ``(B, 4, h, w)``.
+    """
+    return psnr(align_gains(predicted, truth), truth)
+
+
+def align_gains(predicted: Tensor, truth: Tensor) -> Tensor:
+    """Apply :func:`psnr_aligned`'s gains: ``(B, 4, h, w)`` float32, at most 1."""
+    _require_pair(predicted, truth)
+    if predicted.shape[1] != len(PLANE_CHANNEL):
+        raise InvalidInputError(f"Packed RAW has shape {tuple(predicted.shape)}; expected (B, 4, h, w).")
+    predicted, truth = predicted.float(), truth.float()
+    exposed = (truth < OVEREXPOSED).double()
+    cross = (exposed * predicted * truth).sum(dim=(2, 3))
+    power = (exposed * predicted * predicted).sum(dim=(2, 3))
+    channel = torch.tensor(PLANE_CHANNEL, device=predicted.device)
+    gains = torch.stack(
+        [
+            cross[:, channel == colour].sum(dim=1) / power[:, channel == colour].sum(dim=1).clamp_min(1e-12)
+            for colour in range(3)
+        ],
+        dim=1,
+    )
+    return (predicted * gains[:, channel, None, None].float()).clamp_max(1.0)
+
+
+def match_tone(image: Tensor, reference: Tensor) -> Tensor:
+    """Give an image the exposure and tone of a reference: one monotone curve per channel, fitted on the pair.
+
+    In each of 64 bands of an image channel the curve aims at the median of the reference there (so outliers
+    such as misplaced edges do not pull it), is made non-decreasing by isotonic regression weighted with the
+    pixel counts, and runs through the bands' mean values as a monotone cubic (F. N. Fritsch, R. E. Carlson,
+    1980). It corrects exposure, white balance and tone, and cannot correct anything spatial. Bands with
+    fewer than 16 pixels are left out. Not differentiable.
+
+    Args:
+        image: ``(B, C, H, W)`` in [0, 1].
+        reference: same shape.
+
+    Returns:
+        ``(B, C, H, W)`` float32, on the image's device.
+
+    Raises:
+        InvalidInputError: shapes differ or have not four dimensions.
+    """
+    _require_pair(image, reference)
+    values = image.detach().float().cpu().numpy()
+    targets = reference.detach().float().cpu().numpy()
+    matched = np.empty_like(values)
+    for index in np.ndindex(values.shape[:2]):
+        matched[index] = _monotone_fit(values[index], targets[index])
+    return torch.from_numpy(matched).to(image.device)
+
+
+def ciede2000(image: Tensor, reference: Tensor) -> Tensor:
+    """Mean colour difference dE00 between two display images.
+
+    G. Sharma, W. Wu, E. N. Dalal, "The CIEDE2000 Color-Difference Formula", Color Res. Appl. 2005, with
+    k_L = k_C = k_H = 1 and the D65 white. Not differentiable.
+
+    Args:
+        image: ``(B, 3, H, W)``, sRGB display values in [0, 1].
+        reference: same shape.
+
+    Returns:
+        ``(B,)`` float32; about 1 is just noticeable.
+
+    Raises:
+        InvalidInputError: shapes differ or are not ``(B, 3, H, W)``.
+    """
+    _require_pair(image, reference)
+    if image.shape[1] != 3:
+        raise InvalidInputError(f"Images have shape {tuple(image.shape)}; expected (B, 3, H, W) sRGB.")
+    return torch.stack(
+        [_mean_difference(*pair) for pair in zip(image.detach(), reference.detach(), strict=True)]
+    )
+
+
+@dataclass(frozen=True)
+class CycleQuality:
+    """A photograph against its synthesized RAW rendered back.
+
+    Attributes:
+        psnr: dB, as is.
+        psnr_matched: dB, after :func:`match_tone` of the rendering to the photograph.
+        ssim: as is.
+        ssim_matched: after the same matching.
+        lpips: as is; None if it was not asked for or the image is too small for it.
+    """
+
+    psnr: float
+    psnr_matched: float
+    ssim: float
+    ssim_matched: float
+    lpips: float | None
+
+
+def cycle_quality(source: Tensor, rendered: Tensor, lpips: Lpips | None) -> CycleQuality:
+    """Compare a photograph with its RAW rendered back, as is and with exposure and tone matched.
+
+    Args:
+        source: ``(3, H, W)`` sRGB in [0, 1].
+        rendered: same shape.
+        lpips: the metric, or None to leave it out.
+
+    Raises:
+        InvalidInputError: shapes differ, are not ``(3, H, W)``, or a side is under 11.
+    """
+    source, rendered = source.detach().float()[None], rendered.detach().float()[None]
+    _require_pair(rendered, source)
+    with torch.no_grad():
+        matched = match_tone(rendered, source)
+        large_enough = min(source.shape[-2:]) >= SMALLEST_SIDE
+        similarity, similarity_matched = ssim(
+            torch.cat([rendered, matched]), source.expand(2, -1, -1, -1)
+        ).tolist()
+        return CycleQuality(
+            psnr=float(psnr(rendered, source)),
+            psnr_matched=float(psnr(matched, source)),
+            ssim=similarity,
+            ssim_matched=similarity_matched,
+            lpips=float(lpips(rendered, source)) if lpips is not None and large_enough else None,
+        )
+
+
+def _require_pair(image: Tensor, reference: Tensor) -> None:
+    if image.shape != reference.shape or image.ndim != 4:
+        raise InvalidInputError(
+            f"Images have shapes {tuple(image.shape)} and {tuple(reference.shape)}; "
+            "expected the same (B, C, H, W)."
+        )
+
+
+def _gaussian_blur(images: Tensor) -> Tensor:
+    """Blur the last two dimensions with the SSIM window; only full windows, so sides shrink by 10."""
+    position = torch.arange(SSIM_WINDOW, dtype=torch.float32, device=images.device) - SSIM_WINDOW // 2
+    window = torch.exp(-(position**2) / (2 * 1.5**2))
+    window = window / window.sum()
+    with torch.autocast(images.device.type, enabled=False):
+        flat = images.flatten(0, -3).unsqueeze(1)
+        flat = F.conv2d(F.conv2d(flat, window.view(1, 1, -1, 1)), window.view(1, 1, 1, -1))
+    return flat.reshape(*images.shape[:-2], *flat.shape[-2:])
+
+
+def _monotone_fit(values: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    band = np.clip(values * _TONE_BINS, 0, _TONE_BINS - 1).astype(np.int32).ravel()
+    level = np.clip(targets * (_TONE_LEVELS - 1) + 0.5, 0, _TONE_LEVELS - 1).astype(np.int32).ravel()
+    joint = np.bincount(band * _TONE_LEVELS + level, minlength=_TONE_BINS * _TONE_LEVELS)
+    joint = joint.reshape(_TONE_BINS, _TONE_LEVELS)
+    counts = joint.sum(axis=1)
+    used = counts >= min(16, counts.max())
+    knots = (np.bincount(band, weights=values.ravel(), minlength=_TONE_BINS) / np.maximum(counts, 1))[used]
+    medians = (joint[used].cumsum(axis=1) >= counts[used, None] / 2).argmax(axis=1) / (_TONE_LEVELS - 1)
+    if len(knots) == 1:
+        return np.full_like(values, medians[0])
+    heights = isotonic_regression(medians, weights=counts[used].astype(np.float64)).x
+    curve = PchipInterpolator(knots, heights)
+    return np.asarray(curve(values.clip(knots[0], knots[-1])), dtype=values.dtype)
+
+
+def _mean_difference(image: Tensor, reference: Tensor) -> Tensor:
+    """Average dE00 in blocks, so that a 24-megapixel image needs no gigabytes of float64."""
+    pixels, reference_pixels = image.flatten(1), reference.flatten(1)
+    total = torch.zeros((), dtype=torch.float64, device=image.device)
+    for start in range(0, pixels.shape[1], _PIXELS_PER_BLOCK):
+        block = slice(start, start + _PIXELS_PER_BLOCK)
+        total += _delta_e00(_lab(pixels[:, block]), _lab(reference_pixels[:, block])).sum()
+    return (total / pixels.shape[1]).float()
+
+
+def _lab(srgb: Tensor) -> Tensor:
+    """Convert sRGB ``(3, N)`` to CIE L*a*b* (D65), float64."""
+    to_xyz = torch.from_numpy(SRGB_TO_XYZ).to(srgb.device)
+    xyz = to_xyz @ srgb_to_linear(srgb.double())
+    ratio = xyz / to_xyz.sum(dim=1, keepdim=True)
+    delta = 6.0 / 29.0
+    f = torch.where(ratio > delta**3, ratio.clamp_min(1e-12) ** (1 / 3), ratio / (3 * delta**2) + 4.0 / 29.0)
+    return torch.stack([116.0 * f[1] - 16.0, 500.0 * (f[0] - f[1]), 200.0 * (f[1] - f[2])])
+
+
+def _delta_e00(first: Tensor, second: Tensor) -> Tensor:
+    """CIEDE2000 between two ``(3, N)`` L*a*b* lists; names follow Sharma et al., equations 2-22."""
+    (L1, a1, b1), (L2, a2, b2) = first, second
+    mean_C7 = (0.5 * (torch.hypot(a1, b1) + torch.hypot(a2, b2))) ** 7
+    G = 0.5 * (1.0 - torch.sqrt(mean_C7 / (mean_C7 + 25.0**7)))
+    a1, a2 = (1.0 + G) * a1, (1.0 + G) * a2
+    C1, C2 = torch.hypot(a1, b1), torch.hypot(a2, b2)
+    h1, h2 = torch.atan2(b1, a1) % (2 * math.pi), torch.atan2(b2, a2) % (2 * math.pi)
+
+    chromatic = C1 * C2 > 0
+    dh = h2 - h1
+    dh = torch.where(dh > math.pi, dh - 2 * math.pi, torch.where(dh < -math.pi, dh + 2 * math.pi, dh))
+    dH = torch.where(chromatic, 2.0 * torch.sqrt(C1 * C2) * torch.sin(dh / 2), torch.zeros_like(dh))
+    dL, dC = L2 - L1, C2 - C1
+
+    mean_L, mean_C = 0.5 * (L1 + L2), 0.5 * (C1 + C2)
+    h_sum = h1 + h2
+    turned = torch.where(h_sum < 2 * math.pi, h_sum + 2 * math.pi, h_sum - 2 * math.pi)
+    mean_h = torch.where((h1 - h2).abs() <= math.pi, 0.5 * h_sum, 0.5 * turned)
+    mean_h = torch.where(chromatic, mean_h, h_sum)
+
+    T = (
+        1.0
+        - 0.17 * torch.cos(mean_h - math.radians(30))
+        + 0.24 * torch.cos(2 * mean_h)
+        + 0.32 * torch.cos(3 * mean_h + math.radians(6))
+        - 0.20 * torch.cos(4 * mean_h - math.radians(63))
+    )
+    S_L = 1.0 + 0.015 * (mean_L - 50.0) ** 2 / torch.sqrt(20.0 + (mean_L - 50.0) ** 2)
+    S_C = 1.0 + 0.045 * mean_C
+    S_H = 1.0 + 0.015 * mean_C * T
+    turn = math.radians(60) * torch.exp(-(((torch.rad2deg(mean_h) - 275.0) / 25.0) ** 2))
+    R_T = -2.0 * torch.sqrt(mean_C**7 / (mean_C**7 + 25.0**7)) * torch.sin(turn)
+    l_term, c_term, h_term = dL / S_L, dC / S_C, dH / S_H
+    squared: Tensor = l_term**2 + c_term**2 + h_term**2 + R_T * c_term * h_term
+    return squared.clamp_min(0.0).sqrt()
