@@ -1,0 +1,41 @@
+# Needs Python 3.11 or newer and make. Everything else is installed into .venv from constraints.txt.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test lint bench-fidelity clean
+
+help:  ## what can be made
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo "  PYTHON=/path/to/python3.11 chooses the interpreter; VENV=folder chooses where to install."
+
+demo: $(STAMP)  ## make a RAW dataset from real photographs under demo-data/ (run again: finds it done)
+	@$(BIN)/aura demo
+
+test: $(STAMP) lint  ## style, types, import rules and all tests
+	$(BIN)/pytest
+
+lint: $(STAMP)  ## style, types and import rules only
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench-fidelity: $(STAMP)  ## measure the inverses against real RAW files, print the table, write benchmarks/results/
+	$(BIN)/python benchmarks/fidelity.py
+
+clean:  ## remove the environment and what the demo made
+	rm -rf $(VENV) demo-data
+
+# venv and pip can both be run again over a half-made environment; the stamp is written last.
+$(STAMP): constraints.txt pyproject.toml
+	@test -n "$(PYTHON)" || { echo "No python3.11 or python3 was found; install Python 3.11 or pass PYTHON=/path/to/python." >&2; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "$(PYTHON) is older than Python 3.11; pass PYTHON=/path/to/python3.11." >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	@echo "Installing the pinned dependencies into $(VENV): a few minutes the first time."
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	@touch $@

@@ -1,0 +1,155 @@
+"""Where shards are made: a Dask cluster on this machine, or one that runs already. One setting says which."""
+
+import contextlib
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import dask
+import distributed
+import psutil
+from prefect_dask.task_runners import DaskTaskRunner
+
+from aura.errors import AuraError, InvalidInputError
+
+_BYTES_PER_WORKER = 2 << 30  # torch, the networks and one 24 megapixel photograph with its tiles
+_CONNECT_TIMEOUT_S = 10
+_EXPECTED = "'local', 'local:N' for N workers, or a scheduler's address such as tcp://host:8786"
+
+
+class SchedulerError(AuraError, ConnectionError):
+    """The Dask scheduler does not answer."""
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Where the work is done.
+
+    Attributes:
+        address: address of a running scheduler; None for a cluster of our own on this machine.
+        workers: processes of the cluster of our own.
+    """
+
+    address: str | None
+    workers: int
+
+    @property
+    def threads_per_worker(self) -> int:
+        """Threads that torch may use in each local worker."""
+        return max(1, usable_cpus() // self.workers)
+
+
+def parse_cluster(setting: str) -> Cluster:
+    """Read the cluster setting: ``local``, ``local:N``, or a scheduler's address.
+
+    Raises:
+        InvalidInputError: it is none of these.
+    """
+    if "://" in setting:
+        return Cluster(setting, 0)
+    kind, _, count = setting.partition(":")
+    if kind != "local" or (count and not (count.isdigit() and int(count) > 0)):
+        raise InvalidInputError(f"The cluster setting is {setting!r}; expected {_EXPECTED}.")
+    return Cluster(None, int(count) if count else _default_workers())
+
+
+def require_cluster(cluster: Cluster) -> None:
+    """Check that an existing scheduler answers and has workers.
+
+    Raises:
+        SchedulerError: it does not answer, or has none.
+    """
+    if cluster.address is None:
+        return
+    try:
+        with distributed.Client(cluster.address, timeout=_CONNECT_TIMEOUT_S, set_as_default=False) as client:  # type: ignore[no-untyped-call]  # no types
+            workers = client.scheduler_info(n_workers=-1)["workers"]
+    except (OSError, TimeoutError, ValueError) as error:
+        raise SchedulerError(
+            f"The Dask scheduler at {cluster.address} does not answer ({type(error).__name__}); start it "
+            "with 'dask scheduler', or leave out the address to use a local cluster."
+        ) from None
+    if not workers:
+        raise SchedulerError(
+            f"The Dask scheduler at {cluster.address} has no workers; start some with 'dask worker {cluster.address}'."
+        )
+
+
+def build_runner(cluster: Cluster) -> DaskTaskRunner:
+    """Build the task runner. Nothing starts and nothing is connected before the first task is submitted."""
+    if cluster.address:
+        return DaskTaskRunner(address=cluster.address)
+    arguments = {"workers": cluster.workers, "threads": cluster.threads_per_worker}
+    return DaskTaskRunner(cluster_class=local_cluster, cluster_kwargs=arguments)  # type: ignore[arg-type]  # it enters what it calls, with these arguments
+
+
+@contextlib.contextmanager
+def local_cluster(workers: int, threads: int) -> Iterator[distributed.LocalCluster]:
+    """Run a cluster of worker processes that take one task at a time.
+
+    Args:
+        workers: number of processes.
+        threads: threads torch may use in each.
+    """
+    # malloc and OpenMP read their settings once, before Python starts: hence the pre-spawn environment.
+    environment = worker_environment(threads)
+    with (
+        _environment_restored([*environment, "PYTHONHASHSEED"]),
+        dask.config.set({"distributed.nanny.pre-spawn-environ": environment}),
+        distributed.LocalCluster(  # type: ignore[no-untyped-call]  # the library ships no types
+            n_workers=workers,
+            threads_per_worker=1,
+            processes=True,
+            host="127.0.0.1",
+            dashboard_address="127.0.0.1:0",
+            memory_limit=0,  # the recipe's limits bound memory; a worker that Dask pauses would never go on
+        ) as cluster,
+    ):
+        yield cluster
+
+
+def worker_environment(threads: int) -> dict[str, str]:
+    """Environment of a worker process, to be set before it starts.
+
+    Large thresholds keep freed blocks in the process: without them each network layer asks the kernel for
+    fresh, zeroed pages, and inference on a CPU is several times slower.
+
+    Args:
+        threads: threads torch may use.
+    """
+    allocator = {
+        "MALLOC_MMAP_THRESHOLD_": str(1 << 32),
+        "MALLOC_TRIM_THRESHOLD_": str(1 << 33),
+        "MALLOC_TOP_PAD_": str(1 << 28),
+    }
+    pools = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+    return allocator | dict.fromkeys(pools, str(threads))
+
+
+def worker_count(runner: DaskTaskRunner) -> int:
+    """Count the tasks that the runner's cluster can work on at once, starting it if need be."""
+    workers = runner.client.scheduler_info(n_workers=-1)["workers"]
+    return max(1, sum(int(worker["nthreads"]) for worker in workers.values()))
+
+
+def usable_cpus() -> int:
+    """Count the CPUs that this process may use, which a container can make fewer than the machine's."""
+    return max(1, dask.system.CPU_COUNT)
+
+
+def _default_workers() -> int:
+    fitting = psutil.virtual_memory().available // _BYTES_PER_WORKER
+    return max(1, min(usable_cpus(), int(fitting)))
+
+
+@contextlib.contextmanager
+def _environment_restored(names: Iterable[str]) -> Iterator[None]:
+    """Undo what Dask's nanny writes into the environment of the process that starts it."""
+    before = {name: os.environ.get(name) for name in names}
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
