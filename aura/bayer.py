@@ -118,6 +118,6 @@ def mosaic(image: Tensor, pattern: CfaPattern) -> Tensor:
 
 
 def half_size_rgb(packed: Tensor) -> Tensor:
-    """Average the greens: packed ``(*, 4, h, w)`` -> RGB ``(*, 3, h, w)``, demosaicked at half size without invention."""
+    """Average the greens: packed ``(*, 4, h, w)`` -> RGB ``(*, 3, h, w)``, half size without invention."""
     green = 0.5 * (packed[..., 1:2, :, :] + packed[..., 2:3, :, :])
     return torch.cat([packed[..., 0:1, :, :], green, packed[..., 3:4, :, :]], dim=-3)

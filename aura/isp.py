@@ -1,9 +1,9 @@
 """A forward ISP: RAW to sRGB, with random parameters for training, and the fixed reference renderer.
 
 :func:`render` is the reference: demosaic, white balance, colour matrix, sRGB curve, nothing else. :func:`draw_isp` and
-:func:`develop` are the wide family of ISPs that training must learn to take off again; every parameter is a tensor with a batch
-dimension and is recorded in :class:`IspParameters`. All of it is differentiable (quantisation and JPEG pass gradients
-straight through).
+:func:`develop` are the wide family of ISPs that training must learn to take off again; every parameter is a tensor with
+a batch dimension and is recorded in :class:`IspParameters`. All of it is differentiable (quantisation and JPEG pass
+gradients straight through).
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ MIDDLE_GREY: Final = 0.18
 _BILINEAR_GREEN = torch.tensor([[0.0, 1.0, 0.0], [1.0, 4.0, 1.0], [0.0, 1.0, 0.0]]) / 4.0
 _BILINEAR_RED_BLUE = torch.tensor([[1.0, 2.0, 1.0], [2.0, 4.0, 2.0], [1.0, 2.0, 1.0]]) / 4.0
 
-# Malvar, He and Cutler, "High-quality linear interpolation for demosaicing of Bayer-patterned color images", ICASSP 2004, figure 2
+# Malvar, He and Cutler, "High-quality linear interpolation for demosaicing of Bayer-patterned color images",
+# ICASSP 2004, figure 2
 _MALVAR_GREEN = (
     torch.tensor(
         [[0, 0, -1, 0, 0], [0, 0, 2, 0, 0], [-1, 2, 4, 2, -1], [0, 0, 2, 0, 0], [0, 0, -1, 0, 0]],
@@ -38,16 +39,11 @@ _MALVAR_GREEN = (
     / 8.0
 )
 _MALVAR_SAME_ROW = (
-    torch.tensor(
-        [[0, 0, 0.5, 0, 0], [0, -1, 0, -1, 0], [-1, 4, 5, 4, -1], [0, -1, 0, -1, 0], [0, 0, 0.5, 0, 0]]
-    )
-    / 8.0
+    torch.tensor([[0, 0, 0.5, 0, 0], [0, -1, 0, -1, 0], [-1, 4, 5, 4, -1], [0, -1, 0, -1, 0], [0, 0, 0.5, 0, 0]]) / 8.0
 )
 _MALVAR_SAME_COLUMN = _MALVAR_SAME_ROW.T.contiguous()
 _MALVAR_DIAGONAL = (
-    torch.tensor(
-        [[0, 0, -1.5, 0, 0], [0, 2, 0, 2, 0], [-1.5, 0, 6, 0, -1.5], [0, 2, 0, 2, 0], [0, 0, -1.5, 0, 0]]
-    )
+    torch.tensor([[0, 0, -1.5, 0, 0], [0, 2, 0, 2, 0], [-1.5, 0, 6, 0, -1.5], [0, 2, 0, 2, 0], [0, 0, -1.5, 0, 0]])
     / 8.0
 )
 
@@ -113,9 +109,7 @@ def render(raw: Tensor, cfa_pattern: CfaPattern, wb_gains: Tensor, camera_to_srg
         InvalidInputError: the planes are smaller than 2x2.
     """
     if min(raw.shape[-2:]) < 2:
-        raise InvalidInputError(
-            f"Packed RAW planes are {tuple(raw.shape[-2:])}; at least 2x2 is needed to demosaic."
-        )
+        raise InvalidInputError(f"Packed RAW planes are {tuple(raw.shape[-2:])}; at least 2x2 is needed to demosaic.")
     leading = raw.shape[:-3]
     flat = raw.reshape(-1, *raw.shape[-3:]).float()
     balanced = demosaic_malvar(flat, cfa_pattern).view(*leading, 3, 2 * raw.shape[-2], 2 * raw.shape[-1])
@@ -135,16 +129,12 @@ TONE_FAMILIES: Final = ("srgb", "gamma", "s_curve", "filmic", "sigmoid", "ration
 DEMOSAIC_METHODS: Final = ("bilinear", "malvar")
 
 # Linear BT.709 -> BT.2020 (ITU-R BT.2087-0); tone curves of raw developers often run per channel in such a wide space.
-_BT709_TO_BT2020 = torch.tensor(
-    [[0.6274, 0.3293, 0.0433], [0.0691, 0.9195, 0.0114], [0.0164, 0.0880, 0.8956]]
-)
+_BT709_TO_BT2020 = torch.tensor([[0.6274, 0.3293, 0.0433], [0.0691, 0.9195, 0.0114], [0.0164, 0.0880, 0.8956]])
 
 
 def encode_curve_axis(linear: Tensor) -> Tensor:
     """Position on the axis of tone curves: linear light 0..16 -> 0..1, logarithmic above about 0.002."""
-    return torch.log1p(_CURVE_SHAPE * linear.clamp(0.0, CURVE_MAX)) / float(
-        np.log1p(_CURVE_SHAPE * CURVE_MAX)
-    )
+    return torch.log1p(_CURVE_SHAPE * linear.clamp(0.0, CURVE_MAX)) / float(np.log1p(_CURVE_SHAPE * CURVE_MAX))
 
 
 def curve_axis() -> Tensor:
@@ -218,11 +208,9 @@ def _s_curve(value: np.ndarray, rng: np.random.Generator, strength: float) -> np
 
 
 def _filmic(linear: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Log-encoded scene light between a black and a white point, an S-curve of given slope through grey, display gamma."""
+    """Log-encoded scene light between a black and a white point, then an S-curve of given slope through grey."""
     white_ev, black_ev = rng.uniform(2.0, 6.5), -rng.uniform(5.0, 11.0)
-    log = np.clip(
-        (np.log2(np.maximum(linear, 1e-9) / MIDDLE_GREY) - black_ev) / (white_ev - black_ev), 0.0, 1.0
-    )
+    log = np.clip((np.log2(np.maximum(linear, 1e-9) / MIDDLE_GREY) - black_ev) / (white_ev - black_ev), 0.0, 1.0)
     grey_in = -black_ev / (white_ev - black_ev)
     grey_out = rng.uniform(0.40, 0.52)
     contrast = rng.uniform(1.0, 1.9)
@@ -271,9 +259,7 @@ def _base_curve(linear: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """A camera-like curve: brighter mid-tones, a toe, a soft shoulder; smooth random log-gain over the sRGB curve."""
     mid_ev, toe_ev, knee = rng.uniform(0.0, 1.6), rng.uniform(-1.2, 0.4), rng.uniform(0.35, 0.95)
     stops = np.log2(np.maximum(linear, 1e-9))
-    ev = mid_ev * np.exp(-(((stops + 2.5) / rng.uniform(1.5, 4.0)) ** 2)) + toe_ev / (
-        1 + np.exp((stops + 6.5) * 1.2)
-    )
+    ev = mid_ev * np.exp(-(((stops + 2.5) / rng.uniform(1.5, 4.0)) ** 2)) + toe_ev / (1 + np.exp((stops + 6.5) * 1.2))
     lifted = linear * 2.0**ev
     above = np.maximum(lifted - knee, 0.0)
     room = 1.0 - knee
@@ -315,9 +301,7 @@ def draw_isp(batch: int, rng: np.random.Generator) -> IspParameters:
     curves = np.stack([_tone_curve(TONE_FAMILIES[index], axis, rng) for index in family])
     auto = rng.choice(3, size=batch, p=[0.55, 0.2, 0.25])
     # Fixed exposure: developers lift RAW by half a stop to two, since cameras protect highlights.
-    exposure = 2.0 ** np.where(
-        auto == 0, rng.normal(0.45, 0.6, batch).clip(-1.0, 2.2), rng.normal(0.0, 0.4, batch)
-    )
+    exposure = 2.0 ** np.where(auto == 0, rng.normal(0.45, 0.6, batch).clip(-1.0, 2.2), rng.normal(0.0, 0.4, batch))
     mild = rng.random(batch) < 0.7
     colour_error = np.eye(3) + rng.normal(0.0, 1.0, (batch, 3, 3)) * np.where(mild, 0.02, 0.07)[:, None, None]
     colour_error /= colour_error.sum(axis=2, keepdims=True)
@@ -447,9 +431,7 @@ def _tone(linear: Tensor, isp: IspParameters) -> Tensor:
     into = torch.where(isp.wide_gamut[:, None, None] > 0.5, wide, identity)
     linear = apply_matrix(linear, into).clamp_min(0.0)
     per_channel = _display_light(linear, isp.tone_curve)
-    norm = torch.where(
-        _column(isp.norm_is_max) > 0.5, linear.amax(1, keepdim=True), luminance(linear)
-    ).clamp_min(1e-6)
+    norm = torch.where(_column(isp.norm_is_max) > 0.5, linear.amax(1, keepdim=True), luminance(linear)).clamp_min(1e-6)
     preserving = linear * (_display_light(norm, isp.tone_curve) / norm)
     light = torch.lerp(per_channel, preserving, _column(isp.chroma_preserving))
     out_of = torch.linalg.inv(into)
@@ -459,9 +441,7 @@ def _tone(linear: Tensor, isp: IspParameters) -> Tensor:
 def _display_light(linear: Tensor, curve: Tensor) -> Tensor:
     """The curve's display value as linear display light, so that gamut conversion after it is physical."""
     display = apply_curve(encode_curve_axis(linear), curve)
-    return torch.where(
-        display <= 0.04045, display / 12.92, ((display + 0.055) / 1.055).clamp_min(1e-8) ** 2.4
-    )
+    return torch.where(display <= 0.04045, display / 12.92, ((display + 0.055) / 1.055).clamp_min(1e-8) ** 2.4)
 
 
 def _colour_taste(display: Tensor, isp: IspParameters) -> Tensor:

@@ -1,0 +1,169 @@
+"""AURA: sRGB photographs to canonical linear light, by a global inverse and a local residual.
+
+sRGB -> YCbCr (BT.2100) -> pixel-unshuffle -> Denoise Net -> CSP encoder of three blocks -> CSP decoder -> generator
+head. The head's residual is added to the global map that is predicted from the photograph's thumbnail and histograms.
+A physical layer (:mod:`aura.sensor.simulate`) makes the sum any camera's RAW.
+"""
+
+from __future__ import annotations
+
+from typing import Final, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor, nn
+
+from aura.color import rgb_to_ycbcr
+from aura.errors import InvalidInputError
+from aura.nets.context import Context, ContextEncoder, Summary, summarise
+from aura.nets.csp import Branches, CspLayer
+from aura.nets.denoise import DenoiseNet
+from aura.nets.global_map import GlobalMapHead, apply_global_inverse
+
+ALIGNMENT: Final = 16
+"""Tiles must start at multiples of this many pixels, so that pooling cells fall alike in tile and whole image."""
+_RESIDUAL_REACH: Final = 0.5
+_RESIDUAL_FLOOR: Final = 0.02
+
+
+class AuraConfig(BaseModel):
+    """Architecture of AURA; stored with the weights.
+
+    Attributes:
+        widths: channels of the three encoder blocks and of the bottleneck.
+        head: ``canonical`` (camera-agnostic RGB) or ``packed`` (R, Gr, Gb, B of one camera, the published form).
+        ycbcr: convert to YCbCr first; off only for ablation.
+        denoise: use the Denoise Net; off only for ablation.
+        channel: the CSP layers' channel branch.
+        spatial: their spatial branch, on the coarse levels.
+        position: their position branch, on the coarse levels.
+        thumbnail: see the thumbnail and histograms; off only for ablation.
+        local: add the CSP network's residual to the global map.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    widths: tuple[int, int, int, int] = (16, 32, 48, 64)
+    head: Literal["canonical", "packed"] = "canonical"
+    ycbcr: bool = True
+    denoise: bool = True
+    channel: bool = True
+    spatial: bool = True
+    position: bool = True
+    thumbnail: bool = True
+    local: bool = True
+
+
+class _CspBlock(nn.Module):
+    """Convolution, ReLU, CSP layer: the unit of encoder and decoder."""
+
+    def __init__(self, inputs: int, outputs: int, branches: Branches, encoder: ContextEncoder) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(inputs, outputs, 3, padding=1)
+        self.attend = CspLayer(outputs, branches, encoder.vector_size, encoder.token_size)
+
+    def forward(self, features: Tensor, context: Context) -> Tensor:
+        attended: Tensor = self.attend(F.relu(self.conv(features)), context)
+        return attended
+
+
+class Aura(nn.Module):
+    """The network. See :meth:`forward` for shapes and ranges."""
+
+    def __init__(self, config: AuraConfig | None = None) -> None:
+        super().__init__()
+        self.config = config = config or AuraConfig()
+        self.context_encoder = ContextEncoder()
+        self.global_map = GlobalMapHead(self.context_encoder.vector_size)
+        if not config.local:
+            return
+        fine = Branches(channel=config.channel, spatial=False, position=False)  # half size: the cheap branch only
+        coarse = Branches(channel=config.channel, spatial=config.spatial, position=config.position)
+        first, second, third, bottom = config.widths
+        encoder = self.context_encoder
+        self.denoise_net = DenoiseNet(12) if config.denoise else None
+        self.encode = nn.ModuleList(
+            [
+                _CspBlock(12, first, fine, encoder),
+                _CspBlock(first, second, coarse, encoder),
+                _CspBlock(second, third, coarse, encoder),
+            ]
+        )
+        self.bottleneck = _CspBlock(third, bottom, coarse, encoder)
+        self.up = nn.ModuleList(
+            [
+                nn.ConvTranspose2d(deep, shallow, 2, stride=2)
+                for deep, shallow in ((bottom, third), (third, second), (second, first))
+            ]
+        )
+        self.decode = nn.ModuleList(
+            [
+                _CspBlock(2 * third, third, coarse, encoder),
+                _CspBlock(2 * second, second, coarse, encoder),
+                _CspBlock(2 * first, first, fine, encoder),
+            ]
+        )
+        self.generator = nn.Sequential(nn.Conv2d(first, 24, 3, padding=1, bias=False), nn.BatchNorm2d(24), nn.ReLU())
+        self.to_planes = nn.Conv2d(24, 12 if config.head == "canonical" else 4, 1)
+        nn.init.zeros_(self.to_planes.weight)
+        nn.init.zeros_(self.to_planes.bias)  # type: ignore[arg-type]  # a bias exists by construction
+
+    def context(self, summary: Summary) -> Context:
+        """Encode a photograph's summary; without the thumbnail (ablation), the same constant for all."""
+        if not self.config.thumbnail:
+            summary = Summary(torch.full_like(summary.thumbnail, 0.5), torch.zeros_like(summary.statistics))
+        context: Context = self.context_encoder(summary)
+        return context
+
+    def forward(self, image: Tensor, context: Context | None = None) -> Tensor:
+        """Invert the ISP of a photograph or of a tile of one.
+
+        Args:
+            image: sRGB ``(B, 3, H, W)`` in [0, 1]; H and W multiples of 16; tiles start at multiples of 16.
+            context: of the whole photograph; None where ``image`` is the whole photograph.
+
+        Returns:
+            Head ``canonical``: canonical linear ``(B, 3, H, W)``, 1.0 = sensor saturation, not clipped.
+            Head ``packed``: ``(B, 4, H/2, W/2)`` in the order R, Gr, Gb, B, clamped to [0, 1].
+
+        Raises:
+            InvalidInputError: a side is not a multiple of 16.
+        """
+        if image.shape[-1] % ALIGNMENT or image.shape[-2] % ALIGNMENT:
+            raise InvalidInputError(
+                f"Image is {tuple(image.shape[-2:])}; sides must be multiples of {ALIGNMENT}. Pad it."
+            )
+        if context is None:
+            context = self.context(summarise(image))
+        canonical = self.global_only(image, context)
+        if not self.config.local:
+            return canonical
+        planes = self.local_planes(image, context).float()
+        if self.config.head == "packed":
+            return (F.pixel_unshuffle(canonical, 2)[:, (0, 5, 6, 11)] + planes).clamp(0.0, 1.0)
+        residual = _RESIDUAL_REACH * torch.tanh(F.pixel_shuffle(planes, 2))
+        return canonical + residual * (canonical.detach().abs() + _RESIDUAL_FLOOR)
+
+    def global_only(self, image: Tensor, context: Context | None = None) -> Tensor:
+        """The global map alone; shapes as in :meth:`forward` with head ``canonical``, any image size."""
+        if context is None:
+            context = self.context(summarise(image))
+        with torch.autocast(image.device.type, enabled=False):  # curves need float32: bfloat16 has 8 bits of mantissa
+            return apply_global_inverse(image.float(), self.global_map(context.vector.float()))
+
+    def local_planes(self, image: Tensor, context: Context) -> Tensor:
+        """The CSP network: sRGB ``(B, 3, H, W)`` -> 12 (or 4) planes at half size, zero at the start of training."""
+        planes = F.pixel_unshuffle(rgb_to_ycbcr(image) if self.config.ycbcr else image, 2)
+        if self.denoise_net is not None:
+            planes = self.denoise_net(planes)
+        skips = []
+        for block in self.encode:
+            planes = block(planes, context)
+            skips.append(planes)
+            planes = F.max_pool2d(planes, 2)
+        planes = self.bottleneck(planes, context)
+        for up, block, skip in zip(self.up, self.decode, reversed(skips), strict=True):
+            planes = block(torch.cat([up(planes), skip], dim=1), context)
+        out: Tensor = self.to_planes(self.generator(planes))
+        return out

@@ -1,0 +1,81 @@
+"""The global inverse of a photograph: smooth log-gain curves and a colour matrix, predicted from its context.
+
+A photograph's ISP is mostly one map from colour to colour. Predicting that map with few numbers keeps the prior in the
+structure: the network can recognise a tone curve, but has no freedom to repaint.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Final, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from aura.color import apply_matrix, srgb_to_linear
+from aura.curves import apply_curve
+
+_BASIS: Final = 8
+_SAMPLES: Final = 256
+_CURVES: Final = 5  # R, G, B over their own value; luma; maximum
+_MAX_LOG_GAIN: Final = 4.0
+
+
+class GlobalInverse(NamedTuple):
+    """One global map per photograph.
+
+    Attributes:
+        own: ``(B, 3, 256)`` log-gain over each channel's own display value, sampled uniformly on [0, 1].
+        luma: ``(B, 1, 256)`` log-gain over luma (BT.2100 weights on display values).
+        maximum: ``(B, 1, 256)`` log-gain over max(R, G, B).
+        matrix: ``(B, 3, 3)``, applied after the curves.
+    """
+
+    own: Tensor
+    luma: Tensor
+    maximum: Tensor
+    matrix: Tensor
+
+
+class GlobalMapHead(nn.Module):
+    """Predict a :class:`GlobalInverse` from the context vector; starts as the inverse sRGB curve."""
+
+    basis: Tensor
+
+    def __init__(self, vector_size: int = 64) -> None:
+        super().__init__()
+        self.predict = nn.Sequential(nn.Linear(vector_size, 96), nn.ReLU(), nn.Linear(96, _CURVES * _BASIS + 9))
+        last = self.predict[-1]
+        nn.init.zeros_(last.weight)  # type: ignore[arg-type]  # nn.Sequential's items are typed as Module
+        nn.init.zeros_(last.bias)  # type: ignore[arg-type]  # as above
+        axis = torch.linspace(0.0, 1.0, _SAMPLES)
+        cosines = torch.stack([torch.cos(math.pi * order * axis) for order in range(_BASIS)])
+        self.register_buffer("basis", cosines, persistent=False)
+
+    def forward(self, vector: Tensor) -> GlobalInverse:
+        """Map ``(B, D)`` to curves and matrices."""
+        numbers = self.predict(vector)
+        coefficients = numbers[:, : _CURVES * _BASIS].view(-1, _CURVES, _BASIS)
+        # bounded softly, so that a photograph unlike any seen cannot explode
+        curves = _MAX_LOG_GAIN * torch.tanh((coefficients @ self.basis) / _MAX_LOG_GAIN)
+        matrix = torch.eye(3, device=numbers.device) + 0.3 * torch.tanh(numbers[:, _CURVES * _BASIS :].view(-1, 3, 3))
+        return GlobalInverse(curves[:, 0:3], curves[:, 3:4], curves[:, 4:5], matrix)
+
+
+def apply_global_inverse(image: Tensor, inverse: GlobalInverse) -> Tensor:
+    """Take a photograph to canonical linear by its global map.
+
+    Args:
+        image: sRGB ``(B, 3, H, W)`` in [0, 1]; any part of the photograph, the map is per pixel.
+        inverse: one map per image.
+
+    Returns:
+        Canonical linear ``(B, 3, H, W)``, not clipped.
+    """
+    luma = 0.2627 * image[:, 0:1] + 0.6780 * image[:, 1:2] + 0.0593 * image[:, 2:3]
+    log_gain = (
+        apply_curve(image, inverse.own)
+        + apply_curve(luma, inverse.luma)
+        + apply_curve(image.amax(1, keepdim=True), inverse.maximum)
+    )
+    return apply_matrix(srgb_to_linear(image) * torch.exp(log_gain), inverse.matrix)

@@ -1,0 +1,227 @@
+"""Weights to canonical light: any photograph of any size, whole or in tiles, on CPU or GPU.
+
+``Reconstructor.load()`` gives the released AURA; ``method="upi"`` and ``"linearise"`` give the classical inverses behind the
+same interface.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Final, Literal, NamedTuple, get_args
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from pydantic import ValidationError
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from aura import unprocess
+from aura.errors import InvalidInputError, MissingFileError, WeightsError
+from aura.nets.aura import ALIGNMENT, Aura, AuraConfig
+from aura.nets.context import Context, summarise
+
+Method = Literal["aura", "upi", "linearise"]
+METHODS: Final[tuple[Method, ...]] = get_args(Method)
+RELEASED_WEIGHTS: Final = Path(__file__).parent / "weights" / "aura.safetensors"
+MIN_SIDE: Final = 16
+
+WHOLE_IMAGE_PIXELS: Final = 2_100_000
+"""Up to here a photograph is one pass; above, each window is a pass of its own. Bounds memory; a multiple of 1080p."""
+TILE: Final = 1024
+HALO: Final = 96
+"""Pixels of surroundings a tile is given: beyond the local network's effective reach, a multiple of 16."""
+
+
+class Window(NamedTuple):
+    """A rectangle of a photograph, in pixels; all four even, so that the CFA keeps its phase."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+
+@dataclass(frozen=True)
+class Reconstructor:
+    """An inverse ISP that is ready to use.
+
+    Attributes:
+        name: the method.
+        digest: hex sha256 of the method and its weights: part of a dataset's identity.
+        device: where it computes.
+    """
+
+    name: Method
+    digest: str
+    device: torch.device
+    _model: Aura | None = None
+
+    @classmethod
+    def load(cls, method: Method = "aura", weights: Path | None = None, device: str = "auto") -> Reconstructor:
+        """Load an inverse ISP.
+
+        Args:
+            method: ``aura`` (a network), ``upi`` (Brooks et al. 2019) or ``linearise`` (inverse sRGB curve only).
+            weights: safetensors of another AURA than the released one; only with ``aura``.
+            device: ``cpu``, ``cuda``, ``cuda:N``, or ``auto`` for a GPU if there is one.
+
+        Raises:
+            InvalidInputError: an unknown method, weights for a method without any, or a device that is not there.
+            MissingFileError: no file at ``weights``.
+            WeightsError: the file is not AURA's.
+        """
+        place = _choose_device(device)
+        if method not in METHODS:
+            raise InvalidInputError(f"Method is {method!r}; expected one of {', '.join(METHODS)}.")
+        if method != "aura":
+            if weights is not None:
+                raise InvalidInputError(f"Method {method!r} has no weights, but {weights} was given. Drop one of them.")
+            return cls(method, hashlib.sha256(f"{method}/1".encode()).hexdigest(), place)
+        path = weights or RELEASED_WEIGHTS
+        model = load_weights(path).to(place).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]  # torch's stub lacks this form
+        return cls(method, hashlib.sha256(b"aura/1" + path.read_bytes()).hexdigest(), place, model)
+
+    def canonical(self, image: NDArray[np.uint8], windows: Sequence[Window] | None = None) -> list[Tensor]:
+        """Invert the ISP of a photograph.
+
+        Args:
+            image: sRGB ``(H, W, 3)`` uint8, the whole photograph, sides at least 16.
+            windows: the parts wanted; None for the whole.
+
+        Returns:
+            One ``(3, h, w)`` float32 CPU tensor per window: canonical linear, 1.0 = sensor saturation, not clipped. Each knows the
+            whole photograph, and none depends on which others are asked for.
+
+        Raises:
+            InvalidInputError: wrong dtype or shape, too small, or a window outside the image or odd.
+        """
+        _check_image(image)
+        height, width = image.shape[:2]
+        wanted = [Window(0, 0, height, width)] if windows is None else list(windows)
+        if windows is not None:
+            _check_windows(wanted, height, width)
+        invert = self._classical() if self._model is None else partial(self._through_network, self._model)
+        with torch.inference_mode():
+            return invert(image, wanted)
+
+    def _classical(self) -> Callable[[NDArray[np.uint8], list[Window]], list[Tensor]]:
+        formula = unprocess.upi if self.name == "upi" else unprocess.linearise
+        return lambda image, windows: [
+            formula(_to_tensor(_cut(image, window), self.device))[0].float().cpu() for window in windows
+        ]
+
+    def _through_network(self, model: Aura, image: NDArray[np.uint8], windows: list[Window]) -> list[Tensor]:
+        context = model.context(summarise(_to_tensor(image, self.device)))
+        height, width = image.shape[:2]
+        if height * width <= WHOLE_IMAGE_PIXELS:
+            whole = _run(model, image, Window(0, 0, height, width), context, self.device)
+            return [whole[:, top : top + h, left : left + w].clone() for top, left, h, w in windows]
+        return [_run_tiled(model, image, window, context, self.device) for window in windows]
+
+
+def load_weights(path: Path) -> Aura:
+    """Read a network from safetensors, its architecture from the header.
+
+    Raises:
+        MissingFileError: no such file.
+        WeightsError: damaged, not AURA's, or not matching its own header.
+    """
+    if not path.is_file():
+        raise MissingFileError(
+            f"No weights at {path}. Train some with 'aura train', or leave --weights out for the released ones."
+        )
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a dict
+        model = Aura(AuraConfig.model_validate_json(metadata["architecture"]))
+        model.load_state_dict(tensors)
+    except (SafetensorError, KeyError, ValidationError, RuntimeError) as error:
+        first_line = str(error).splitlines()[0]
+        raise WeightsError(
+            f"{path} does not hold AURA weights ({type(error).__name__}: {first_line}). Use a file that 'aura train' wrote."
+        ) from error
+    return model
+
+
+def _choose_device(device: str) -> torch.device:
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+    except RuntimeError as error:
+        raise InvalidInputError(f"Device is {device!r}; expected auto, cpu, cuda or cuda:N.") from error
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        raise InvalidInputError("Device is 'cuda', but this PyTorch finds no GPU. Use --device cpu or auto.")
+    return chosen
+
+
+def _check_image(image: NDArray[np.uint8]) -> None:
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+        raise InvalidInputError(f"Image is {image.dtype} of shape {image.shape}; expected uint8 (H, W, 3).")
+    if min(image.shape[:2]) < MIN_SIDE:
+        raise InvalidInputError(
+            f"Image is {image.shape[1]}x{image.shape[0]}; each side must be at least {MIN_SIDE} pixels."
+        )
+
+
+def _check_windows(windows: Sequence[Window], height: int, width: int) -> None:
+    for window in windows:
+        inside = min(window.top, window.left) >= 0 and min(window.height, window.width) > 0
+        inside = inside and window.top + window.height <= height and window.left + window.width <= width
+        if not inside or any(value % 2 for value in window):
+            raise InvalidInputError(
+                f"{window} is odd or outside the {width}x{height} image; expected even values inside it."
+            )
+
+
+def _cut(image: NDArray[np.uint8], window: Window) -> NDArray[np.uint8]:
+    return image[window.top : window.top + window.height, window.left : window.left + window.width]
+
+
+def _to_tensor(image: NDArray[np.uint8], device: torch.device) -> Tensor:
+    """``(H, W, 3)`` uint8 -> ``(1, 3, H, W)`` float32 in [0, 1]; the channels-last layout comes for free."""
+    return torch.from_numpy(np.ascontiguousarray(image)).to(device).permute(2, 0, 1)[None].float() / 255.0
+
+
+def _run(model: Aura, image: NDArray[np.uint8], window: Window, context: Context, device: torch.device) -> Tensor:
+    """One pass over a window that starts at a multiple of 16; padded by repeating its border to full cells."""
+    tile = _to_tensor(_cut(image, window), device)
+    padded = F.pad(tile, (0, -window.width % ALIGNMENT, 0, -window.height % ALIGNMENT), mode="replicate")
+    out: Tensor = model(padded, context)
+    return out[0, :, : window.height, : window.width].float().cpu()
+
+
+def _run_tiled(model: Aura, image: NDArray[np.uint8], window: Window, context: Context, device: torch.device) -> Tensor:
+    """Fill a window from tiles; each sees HALO pixels around itself, where the image has them."""
+    out = torch.empty(3, window.height, window.width)
+    for core in _tiles(window):
+        around = _with_halo(core, image.shape[0], image.shape[1])
+        result = _run(model, image, around, context, device)
+        top, left = core.top - around.top, core.left - around.left
+        row, column = core.top - window.top, core.left - window.left
+        out[:, row : row + core.height, column : column + core.width] = result[
+            :, top : top + core.height, left : left + core.width
+        ]
+    return out
+
+
+def _tiles(window: Window) -> Iterator[Window]:
+    bottom, right = window.top + window.height, window.left + window.width
+    for top in range(window.top, bottom, TILE):
+        for left in range(window.left, right, TILE):
+            yield Window(top, left, min(TILE, bottom - top), min(TILE, right - left))
+
+
+def _with_halo(core: Window, height: int, width: int) -> Window:
+    top = max(0, core.top - HALO) // ALIGNMENT * ALIGNMENT
+    left = max(0, core.left - HALO) // ALIGNMENT * ALIGNMENT
+    bottom = min(height, core.top + core.height + HALO)
+    right = min(width, core.left + core.width + HALO)
+    return Window(top, left, bottom - top, right - left)

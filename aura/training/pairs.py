@@ -1,0 +1,109 @@
+"""Training pairs: scene light through a random camera gives RAW, and that through a random ISP gives the photograph."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import IterableDataset
+
+from aura.bayer import CFA_PATTERNS, CfaPattern, pack_rgb
+from aura.color import apply_matrix, camera_to_srgb_matrix
+from aura.isp import develop, draw_isp
+from aura.sensor.catalog import load_profile, profile_names
+from aura.training.scenes import Scene, draw_view
+
+KIND_WEIGHTS: Final = {"hdr": 0.5, "raw": 0.25, "srgb": 0.25}
+
+
+@dataclass(frozen=True)
+class PairBatch:
+    """B photographs and the RAW they were made from.
+
+    Attributes:
+        image: sRGB ``(B, 3, S, S)``, multiples of 1/255 in [0, 1].
+        raw: clean packed RAW ``(B, 4, S/2, S/2)``, 0 = black, 1 = saturation, clipped to [0, 1].
+        wb_gains: ``(B, 3)``, green = 1.
+        camera_to_srgb: ``(B, 3, 3)``.
+        cfa_pattern: of the whole batch.
+    """
+
+    image: Tensor
+    raw: Tensor
+    wb_gains: Tensor
+    camera_to_srgb: Tensor
+    cfa_pattern: CfaPattern
+
+
+def draw_pairs(scenes: Sequence[Scene], batch: int, size: int, seed: Sequence[int]) -> PairBatch:
+    """Make one batch of pairs, a pure function of its arguments.
+
+    Args:
+        scenes: sources of light; each kind is drawn by ``KIND_WEIGHTS``.
+        batch: number of pairs.
+        size: side of the photographs in pixels, even.
+        seed: integers, such as (run seed, stage, step).
+    """
+    rng = np.random.default_rng(list(seed))
+    views = torch.stack([draw_view(scene, size, rng) for scene in _draw_scenes(scenes, batch, rng)])
+    camera_to_srgb, wb_gains = _draw_cameras(batch, rng)
+    pattern = CFA_PATTERNS[int(rng.integers(4))]
+    # Physical, not the safe inverse: the light is known beyond saturation here, so each channel clips where a sensor's does.
+    camera = apply_matrix(views, torch.linalg.inv(camera_to_srgb)) / wb_gains[..., None, None]
+    raw = pack_rgb(camera, pattern).clamp(0.0, 1.0)
+    image = develop(_add_noise(raw, rng), pattern, wb_gains, camera_to_srgb, draw_isp(batch, rng))
+    return PairBatch(image, raw, wb_gains, camera_to_srgb, pattern)
+
+
+def _draw_scenes(scenes: Sequence[Scene], count: int, rng: np.random.Generator) -> list[Scene]:
+    weight = np.array(
+        [KIND_WEIGHTS[scene.kind] / sum(other.kind == scene.kind for other in scenes) for scene in scenes]
+    )
+    return [scenes[index] for index in rng.choice(len(scenes), size=count, p=weight / weight.sum())]
+
+
+def _draw_cameras(batch: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    """Random cameras: blends of two catalogued colour matrices, shaken, under a random illuminant."""
+    matrices = [np.array(load_profile(name).xyz_to_camera) for name in profile_names()]
+    to_srgb, gains = [], []
+    for _ in range(batch):
+        first, second = rng.integers(len(matrices), size=2)
+        blend = rng.random()
+        matrix = (
+            blend * matrices[first] / matrices[first].sum() + (1 - blend) * matrices[second] / matrices[second].sum()
+        )
+        to_srgb.append(camera_to_srgb_matrix(matrix * (1 + rng.normal(0.0, 0.03, (3, 3)))))
+        warmth = rng.normal(0.0, 0.3)
+        gains.append([2.0 * np.exp(warmth + rng.normal(0, 0.12)), 1.0, 1.6 * np.exp(-warmth + rng.normal(0, 0.12))])
+    clipped = np.clip(np.array(gains), 1.0, 4.0)
+    return torch.tensor(np.array(to_srgb), dtype=torch.float32), torch.tensor(clipped, dtype=torch.float32)
+
+
+def _add_noise(raw: Tensor, rng: np.random.Generator) -> Tensor:
+    """Signal-dependent Gaussian noise, from base ISO to dim light; the ISP sees it, the target does not."""
+    batch = raw.shape[0]
+    shot = 10.0 ** rng.uniform(-5.0, -2.8, batch)
+    read = shot * 10.0 ** rng.uniform(-3.0, -1.0, batch)
+    variance = torch.from_numpy(shot).float().view(-1, 1, 1, 1) * raw + torch.from_numpy(read).float().view(-1, 1, 1, 1)
+    noise = torch.from_numpy(rng.standard_normal(raw.shape, dtype=np.float32))
+    return raw + variance.sqrt() * noise
+
+
+class PairStream(IterableDataset[PairBatch]):
+    """Batches of a stage from one step to another; the batch of a step never depends on where the stream began."""
+
+    def __init__(self, scenes: Sequence[Scene], batch: int, size: int, seed: Sequence[int], steps: range) -> None:
+        super().__init__()
+        self._scenes, self._batch, self._size, self._seed, self._steps = scenes, batch, size, tuple(seed), steps
+
+    def __iter__(self) -> Iterator[PairBatch]:
+        """Yield the batches in order; several workers take turns (the loader restores the order)."""
+        worker = torch.utils.data.get_worker_info()
+        start, stride = (worker.id, worker.num_workers) if worker else (0, 1)
+        for step in self._steps[start::stride]:
+            yield draw_pairs(self._scenes, self._batch, self._size, (*self._seed, step))

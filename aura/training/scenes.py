@@ -1,0 +1,180 @@
+"""Scene-linear light to train on: HDR photographs, real RAW files, and sRGB photographs taken back to linear.
+
+A scene is canonical linear RGB (BT.709, grey is grey, 1.0 = saturation where the source had one). Views of it are
+cut, scaled and exposed at random, deterministically by a numpy generator.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+import imagecodecs
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from aura.bayer import half_size_rgb, pack
+from aura.color import apply_matrix, camera_to_srgb_matrix, luminance, srgb_to_linear
+from aura.errors import MissingFileError
+from aura.training.raw_files import RawFrame, read_manifest, read_raw
+from aura.unprocess import upi
+
+log = logging.getLogger(__name__)
+
+SceneKind = Literal["hdr", "raw", "srgb"]
+_MAX_SIDE: Final = 1600
+_PANORAMA_RATIO: Final = 2.0
+_HELD_OUT_SHARE: Final = 8
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One source of light.
+
+    Attributes:
+        name: the file's stem.
+        kind: where it comes from.
+        light: canonical linear ``(3, H, W)`` float16, at least 0; HDR is scaled to a median luminance of 1.
+        panorama: equirectangular, so that views of it are perspective projections.
+    """
+
+    name: str
+    kind: SceneKind
+    light: Tensor
+    panorama: bool = False
+
+
+def load_scenes(data: Path) -> tuple[Scene, ...]:
+    """Load every training scene under a data folder (``hdr/``, ``raw/train``, ``srgb/kodak``, ``srgb/photos``).
+
+    ``raw/validation`` is never opened. A file that cannot be read is logged and left out.
+
+    Raises:
+        MissingFileError: none of the folders holds a readable scene.
+    """
+    scenes = (*_hdr_scenes(data / "hdr"), *_raw_scenes(data / "raw"), *_srgb_scenes(data / "srgb"))
+    if not scenes:
+        raise MissingFileError(
+            f"No training scenes under {data}: expected hdr/*.hdr, raw/manifest.json or srgb/kodak/*.png. "
+            "Pass --data FOLDER."
+        )
+    return scenes
+
+
+def held_out(scene: Scene) -> bool:
+    """Tell whether a scene is kept for the validation curve: one in eight, by a hash of its name."""
+    return hashlib.sha256(scene.name.encode()).digest()[0] % _HELD_OUT_SHARE == 0
+
+
+def _hdr_scenes(folder: Path) -> Iterator[Scene]:
+    for path in sorted(folder.glob("*.hdr")):
+        light = torch.from_numpy(np.asarray(imagecodecs.rgbe_decode(path.read_bytes())).astype(np.float32)).permute(
+            2, 0, 1
+        )
+        light = light.clamp_min(0.0)
+        median = float(luminance(light).median())
+        if not median > 0:
+            log.warning("%s: median luminance is %g, expected more than 0; left out", path.name, median)
+            continue
+        panorama = abs(light.shape[2] / light.shape[1] - _PANORAMA_RATIO) < 0.02
+        yield Scene(path.stem, "hdr", (light / median).clamp_max(6e4).half(), panorama)
+
+
+def _raw_scenes(folder: Path) -> Iterator[Scene]:
+    if not (folder / "manifest.json").exists():
+        return
+    for description in read_manifest(folder / "manifest.json"):
+        if not description.file.startswith("train/"):
+            continue
+        frame = read_raw(folder / description.file, description)
+        yield Scene(Path(description.file).stem, "raw", _developed_light(frame).half())
+
+
+def _developed_light(frame: RawFrame) -> Tensor:
+    """White-balanced, in canonical primaries, at half size or less: nothing demosaicked is ever called truth."""
+    black = torch.tensor(frame.black_level).view(4, 1, 1)
+    white = torch.tensor(frame.white_level).view(4, 1, 1)
+    packed = pack(torch.from_numpy(frame.mosaic.astype(np.float32)), frame.cfa_pattern)
+    camera = half_size_rgb((packed - black) / (white - black)).clamp_min(0.0)
+    light = camera * torch.tensor(frame.wb_gains, dtype=torch.float32).view(3, 1, 1)
+    if frame.xyz_to_camera is not None:
+        light = apply_matrix(light, torch.from_numpy(camera_to_srgb_matrix(np.asarray(frame.xyz_to_camera))).float())
+    return _shrink(light.clamp_min(0.0), 2 if min(light.shape[1:]) > 512 else 1)
+
+
+def _srgb_scenes(folder: Path) -> Iterator[Scene]:
+    for path in sorted([*folder.glob("kodak/*.png"), *folder.glob("photos/*.jpg")]):
+        with Image.open(path) as image:
+            image.draft("RGB", (2 * _MAX_SIDE, 2 * _MAX_SIDE))
+            pixels = torch.from_numpy(np.asarray(image.convert("RGB")).astype(np.float32) / 255.0).permute(2, 0, 1)
+        # Two opinions of the unknown tone curve, by the name's coin; shrinking hides JPEG blocks and sharpening.
+        classical = upi if hashlib.sha256(path.name.encode()).digest()[1] % 2 else srgb_to_linear
+        yield Scene(path.stem, "srgb", _shrink(classical(pixels).clamp(0.0, 1.0), 2).half())
+
+
+def _shrink(light: Tensor, at_least: int) -> Tensor:
+    """Average whole blocks, by ``at_least`` and until no side is over the limit."""
+    factor = max(at_least, -(-max(light.shape[1:]) // _MAX_SIDE))
+    return F.avg_pool2d(light[None], factor)[0] if factor > 1 else light
+
+
+def draw_view(scene: Scene, size: int, rng: np.random.Generator) -> Tensor:
+    """Cut a square view and expose it.
+
+    Args:
+        scene: where to look.
+        size: side of the view in pixels.
+        rng: decides direction, field of view or crop, flip and exposure.
+
+    Returns:
+        Canonical linear ``(3, size, size)`` float32; 1.0 = saturation, values above 1 are light that a sensor will clip.
+    """
+    view = _project(scene.light, size, rng) if scene.panorama else _crop(scene.light, size, rng)
+    if rng.random() < 0.5:
+        view = view.flip(-1)
+    return _expose(view, scene.kind, rng)
+
+
+def _crop(light: Tensor, size: int, rng: np.random.Generator) -> Tensor:
+    shortest = min(light.shape[1:])
+    side = int(np.exp(rng.uniform(np.log(min(size, shortest)), np.log(shortest))))
+    top = int(rng.integers(light.shape[1] - side + 1))
+    left = int(rng.integers(light.shape[2] - side + 1))
+    window = light[None, :, top : top + side, left : left + side].float()
+    if side >= size:
+        return F.interpolate(window, (size, size), mode="area")[0]
+    return F.interpolate(window, (size, size), mode="bilinear", align_corners=False)[0]
+
+
+def _project(light: Tensor, size: int, rng: np.random.Generator) -> Tensor:
+    """Perspective view of an equirectangular panorama; never straight down, where the tripod stands."""
+    yaw, pitch = rng.uniform(-np.pi, np.pi), np.deg2rad(rng.uniform(-20.0, 35.0))
+    half = np.tan(np.deg2rad(rng.uniform(45.0, 95.0)) / 2)
+    axis = torch.linspace(-half, half, size, dtype=torch.float32)
+    y, x = torch.meshgrid(-axis, axis, indexing="ij")
+    z = torch.ones_like(x)
+    up = y * float(np.cos(pitch)) + z * float(np.sin(pitch))
+    ahead = z * float(np.cos(pitch)) - y * float(np.sin(pitch))
+    longitude = torch.remainder(torch.atan2(x, ahead) + yaw + np.pi, 2 * np.pi) - np.pi
+    latitude = torch.atan2(up, torch.hypot(x, ahead))
+    grid = torch.stack([longitude / np.pi, -latitude * (2 / np.pi)], dim=-1)
+    return F.grid_sample(light[None].float(), grid[None], mode="bilinear", padding_mode="border", align_corners=False)[
+        0
+    ]
+
+
+def _expose(view: Tensor, kind: SceneKind, rng: np.random.Generator) -> Tensor:
+    """HDR: median to 1..40 % of saturation. Others have an exposure: vary it, darker only where nothing is clipped."""
+    if kind == "hdr":
+        target = 2.0 ** float(np.clip(rng.normal(-3.4, 1.2), -6.5, -1.3))
+        return view * (target / luminance(view).median().clamp_min(1e-4))
+    brighter = float(rng.uniform(0.0, 1.5)) * float(rng.random() < 0.4)
+    darker = float(rng.uniform(-2.0, 0.0)) if float(view.max()) < 0.98 else 0.0
+    return view * 2.0 ** (brighter if rng.random() < 0.5 else darker)
