@@ -90,8 +90,7 @@ def composite_loss(
     """
     if predicted.shape != target.shape or predicted.ndim != 4 or predicted.shape[1] != 4:
         raise InvalidInputError(
-            f"RAW has shapes {tuple(predicted.shape)} and {tuple(target.shape)}; "
-            "expected the same (B, 4, h, w)."
+            f"RAW has shapes {tuple(predicted.shape)} and {tuple(target.shape)}; expected the same (B, 4, h, w)."
         )
     with torch.autocast(predicted.device.type, enabled=False):
         x, y = predicted.float(), target.float()
@@ -103,11 +102,7 @@ def composite_loss(
         if lpips is not None and weights.lpips:
             shown_x, shown_y = (_as_display(raw, wb_gains, camera_to_srgb) for raw in (x, y))
             perceptual = lpips(shown_x, shown_y).mean()
-        total = (
-            weights.l1 * (l1 + weights.hlog * highlights)
-            + weights.ssim * structure
-            + weights.lpips * perceptual
-        )
+        total = weights.l1 * (l1 + weights.hlog * highlights) + weights.ssim * structure + weights.lpips * perceptual
     return LossTerms(total=total, l1=l1, hlog=highlights, ssim=structure, lpips=perceptual)
 
 

@@ -27,8 +27,12 @@ OVEREXPOSED: Final = 0.99
 
 SSIM_WINDOW: Final = 11
 
+# rows at a time: what SSIM holds then stays in the processor's cache, and small on a 24-megapixel image
+_SSIM_STRIP: Final = 128
 _TONE_BINS: Final = 64
 _TONE_LEVELS: Final = 1024
+_TONE_TABLE: Final = 4096
+_TONE_LEAST_PIXELS: Final = 16
 _PIXELS_PER_BLOCK: Final = 1 << 20
 
 
@@ -72,16 +76,12 @@ def ssim(image: Tensor, reference: Tensor) -> Tensor:
         raise InvalidInputError(
             f"SSIM got {image.shape[-2]}x{image.shape[-1]} pixels; expected at least {SSIM_WINDOW} a side."
         )
-    first, second = image.float(), reference.float()
-    moments = _gaussian_blur(torch.stack([first, second, first * first, second * second, first * second]))
-    mean_1, mean_2, square_1, square_2, product = moments.unbind(0)
-    variance_1, variance_2 = square_1 - mean_1 * mean_1, square_2 - mean_2 * mean_2
-    covariance = product - mean_1 * mean_2
-    c1, c2 = 0.01**2, 0.03**2
-    similarity = ((2 * mean_1 * mean_2 + c1) * (2 * covariance + c2)) / (
-        (mean_1 * mean_1 + mean_2 * mean_2 + c1) * (variance_1 + variance_2 + c2)
-    )
-    return similarity.mean(dim=(1, 2, 3))
+    height = image.shape[-2]
+    total = torch.zeros(image.shape[0], device=image.device)
+    for top in range(0, height - SSIM_WINDOW + 1, _SSIM_STRIP):
+        rows = slice(top, top + _SSIM_STRIP + SSIM_WINDOW - 1)
+        total = total + _similarity_map(image[..., rows, :].float(), reference[..., rows, :].float()).sum((1, 2, 3))
+    return total / (image.shape[1] * (height - SSIM_WINDOW + 1) * (image.shape[3] - SSIM_WINDOW + 1))
 
 
 def psnr_aligned(predicted: Tensor, truth: Tensor) -> Tensor:
@@ -148,7 +148,7 @@ def match_tone(image: Tensor, reference: Tensor) -> Tensor:
     targets = reference.detach().float().cpu().numpy()
     matched = np.empty_like(values)
     for index in np.ndindex(values.shape[:2]):
-        matched[index] = _monotone_fit(values[index], targets[index])
+        matched[index] = _look_up(_monotone_curve(values[index], targets[index]), values[index])
     return torch.from_numpy(matched).to(image.device)
 
 
@@ -171,9 +171,7 @@ def ciede2000(image: Tensor, reference: Tensor) -> Tensor:
     _require_pair(image, reference)
     if image.shape[1] != 3:
         raise InvalidInputError(f"Images have shape {tuple(image.shape)}; expected (B, 3, H, W) sRGB.")
-    return torch.stack(
-        [_mean_difference(*pair) for pair in zip(image.detach(), reference.detach(), strict=True)]
-    )
+    return torch.stack([_mean_difference(*pair) for pair in zip(image.detach(), reference.detach(), strict=True)])
 
 
 @dataclass(frozen=True)
@@ -211,9 +209,7 @@ def cycle_quality(source: Tensor, rendered: Tensor, lpips: Lpips | None) -> Cycl
     with torch.no_grad():
         matched = match_tone(rendered, source)
         large_enough = min(source.shape[-2:]) >= SMALLEST_SIDE
-        similarity, similarity_matched = ssim(
-            torch.cat([rendered, matched]), source.expand(2, -1, -1, -1)
-        ).tolist()
+        similarity, similarity_matched = ssim(torch.cat([rendered, matched]), source.expand(2, -1, -1, -1)).tolist()
         return CycleQuality(
             psnr=float(psnr(rendered, source)),
             psnr_matched=float(psnr(matched, source)),
@@ -226,9 +222,19 @@ def cycle_quality(source: Tensor, rendered: Tensor, lpips: Lpips | None) -> Cycl
 def _require_pair(image: Tensor, reference: Tensor) -> None:
     if image.shape != reference.shape or image.ndim != 4:
         raise InvalidInputError(
-            f"Images have shapes {tuple(image.shape)} and {tuple(reference.shape)}; "
-            "expected the same (B, C, H, W)."
+            f"Images have shapes {tuple(image.shape)} and {tuple(reference.shape)}; expected the same (B, C, H, W)."
         )
+
+
+def _similarity_map(image: Tensor, reference: Tensor) -> Tensor:
+    """SSIM at every full window: ``(B, C, H, W)`` -> ``(B, C, H - 10, W - 10)``."""
+    moments = torch.stack([image, reference, image * image + reference * reference, image * reference])
+    mean_1, mean_2, squares, product = _gaussian_blur(moments).unbind(0)
+    mean_squares, mean_product = mean_1 * mean_1 + mean_2 * mean_2, mean_1 * mean_2
+    c1, c2 = 0.01**2, 0.03**2
+    luminance_and_structure = (2 * mean_product + c1) * (2 * (product - mean_product) + c2)
+    similarity: Tensor = luminance_and_structure / ((mean_squares + c1) * (squares - mean_squares + c2))
+    return similarity
 
 
 def _gaussian_blur(images: Tensor) -> Tensor:
@@ -237,25 +243,36 @@ def _gaussian_blur(images: Tensor) -> Tensor:
     window = torch.exp(-(position**2) / (2 * 1.5**2))
     window = window / window.sum()
     with torch.autocast(images.device.type, enabled=False):
-        flat = images.flatten(0, -3).unsqueeze(1)
-        flat = F.conv2d(F.conv2d(flat, window.view(1, 1, -1, 1)), window.view(1, 1, 1, -1))
-    return flat.reshape(*images.shape[:-2], *flat.shape[-2:])
+        # all planes as the channels of one depthwise convolution: several times faster than a batch of one channel
+        planes = images.flatten(0, -3)[None]
+        count = planes.shape[1]
+        rows = F.conv2d(planes, window.view(1, 1, -1, 1).repeat(count, 1, 1, 1), groups=count)
+        blurred = F.conv2d(rows, window.view(1, 1, 1, -1).repeat(count, 1, 1, 1), groups=count)
+    return blurred.reshape(*images.shape[:-2], *blurred.shape[-2:])
 
 
-def _monotone_fit(values: np.ndarray, targets: np.ndarray) -> np.ndarray:
+def _monotone_curve(values: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """Fit targets as a non-decreasing function of values; a table over [0, 1] with ``_TONE_TABLE + 1`` entries."""
     band = np.clip(values * _TONE_BINS, 0, _TONE_BINS - 1).astype(np.int32).ravel()
     level = np.clip(targets * (_TONE_LEVELS - 1) + 0.5, 0, _TONE_LEVELS - 1).astype(np.int32).ravel()
     joint = np.bincount(band * _TONE_LEVELS + level, minlength=_TONE_BINS * _TONE_LEVELS)
     joint = joint.reshape(_TONE_BINS, _TONE_LEVELS)
     counts = joint.sum(axis=1)
-    used = counts >= min(16, counts.max())
+    used = counts >= min(_TONE_LEAST_PIXELS, counts.max())
     knots = (np.bincount(band, weights=values.ravel(), minlength=_TONE_BINS) / np.maximum(counts, 1))[used]
     medians = (joint[used].cumsum(axis=1) >= counts[used, None] / 2).argmax(axis=1) / (_TONE_LEVELS - 1)
     if len(knots) == 1:
-        return np.full_like(values, medians[0])
+        return np.full(_TONE_TABLE + 1, medians[0], dtype=np.float32)
     heights = isotonic_regression(medians, weights=counts[used].astype(np.float64)).x
-    curve = PchipInterpolator(knots, heights)
-    return np.asarray(curve(values.clip(knots[0], knots[-1])), dtype=values.dtype)
+    grid = np.linspace(0.0, 1.0, _TONE_TABLE + 1).clip(knots[0], knots[-1])
+    return np.asarray(PchipInterpolator(knots, heights)(grid), dtype=np.float32)
+
+
+def _look_up(table: np.ndarray, values: np.ndarray) -> np.ndarray:
+    position = values.clip(0.0, 1.0) * _TONE_TABLE
+    below = np.minimum(position.astype(np.int32), _TONE_TABLE - 1)
+    low = table[below]
+    return np.asarray(low + (position - below) * (table[below + 1] - low))
 
 
 def _mean_difference(image: Tensor, reference: Tensor) -> Tensor:

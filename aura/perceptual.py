@@ -46,9 +46,7 @@ class Lpips(nn.Module):
 
     def __init__(self, trunk: Path | None = None) -> None:
         super().__init__()
-        with torch.device(
-            "meta"
-        ):  # no random initial weights: building a metric must not move the global generator
+        with torch.device("meta"):  # no random initial weights: building a metric must not move the global generator
             self.features = _alexnet_features()
         path = DEFAULT_TRUNK if trunk is None else trunk
         _load_trunk(self.features, path)
@@ -74,8 +72,7 @@ class Lpips(nn.Module):
         """
         if image.shape != reference.shape or image.ndim != 4 or image.shape[1] != 3:
             raise InvalidInputError(
-                f"LPIPS got shapes {tuple(image.shape)} and {tuple(reference.shape)}; "
-                "expected the same (B, 3, H, W)."
+                f"LPIPS got shapes {tuple(image.shape)} and {tuple(reference.shape)}; expected the same (B, 3, H, W)."
             )
         if min(image.shape[-2:]) < SMALLEST_SIDE:
             raise InvalidInputError(
@@ -127,14 +124,10 @@ def _unit_length(features: Tensor) -> Tensor:
 
 def _load_trunk(features: nn.Sequential, path: Path) -> None:
     if not path.is_file():
-        raise MissingFileError(
-            f"LPIPS trunk {path} does not exist; expected AlexNet's features as safetensors."
-        )
+        raise MissingFileError(f"LPIPS trunk {path} does not exist; expected AlexNet's features as safetensors.")
     try:
         state = load_file(path)
-        features.load_state_dict(
-            {key.removeprefix("features."): value for key, value in state.items()}, assign=True
-        )
+        features.load_state_dict({key.removeprefix("features."): value for key, value in state.items()}, assign=True)
     except (SafetensorError, RuntimeError) as error:
         raise WeightsError(
             f"LPIPS trunk {path} cannot be loaded ({error}); expected AlexNet's ten features.* tensors."
@@ -150,9 +143,7 @@ def _read_heads() -> tuple[Tensor, ...]:
         )
     path = Path(package.submodule_search_locations[0]) / "weights" / "v0.1" / "alex.pth"
     if not path.is_file():
-        raise MissingFileError(
-            f"LPIPS heads {path} do not exist; expected those of lpips 0.1.4. Install that version."
-        )
+        raise MissingFileError(f"LPIPS heads {path} do not exist; expected those of lpips 0.1.4. Install that version.")
     state = torch.load(path, map_location="cpu", weights_only=True)
     missing = [key for key in _HEAD_KEYS if key not in state]
     if missing:

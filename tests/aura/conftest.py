@@ -1,0 +1,19 @@
+import os
+from pathlib import Path
+
+import pytest
+
+from aura.perceptual import Lpips
+
+
+@pytest.fixture(scope="session")
+def lpips() -> Lpips:
+    return Lpips()
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    folder = Path(os.environ.get("AURA_DATA", Path(__file__).parents[2] / ".." / "shared" / "data")).resolve()
+    if not folder.is_dir():
+        pytest.skip(f"needs the data folder, which is not at {folder}; set AURA_DATA to it")
+    return folder
