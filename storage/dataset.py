@@ -1,0 +1,349 @@
+"""A dataset: a Zarr v3 group of sharded arrays beside Parquet tables, at one location.
+
+Layout (format ``aura-raw``, version 1)::
+
+    zarr.json                   group; attributes say format, recipe, model, profiles, packed order, canvas
+    raw/                        uint16 [N, 4, h, w], one chunk per sample, one object per shard
+    srgb/                       uint8 [N, 3, H, W], optional, aligned with raw
+    samples/00000042.parquet    a row per sample of shard 42, written last: it is the commit
+    rejects/00000042.parquet    what could not be made, and why
+    index.parquet, plan/        how the corpus was read and cut
+    versions/000001.json        immutable lists of shards with digests
+
+N is exactly the number of planned samples. The last shard may be partly empty; a grown corpus starts at the next whole
+shard, so no shard object is ever written with different content. A slot whose sample was rejected holds zeros and
+has no row in ``samples``.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import pyarrow as pa
+import zarr
+from pydantic import BaseModel
+from zarr.codecs import BloscCodec
+from zarr.codecs.numcodecs import PCodec
+from zarr.core.buffer import Buffer
+from zarr.errors import ZarrUserWarning
+from zarr.storage import MemoryStore
+
+from aura.bayer import PACKED_ORDER
+from aura.errors import DatasetConflictError, IntegrityError, InvalidInputError, MissingFileError
+from storage.location import Location, locate
+from storage.plan import shard_name
+from storage.recipe import Codec, Recipe, differing_fields
+from storage.tables import read_table
+
+FORMAT: Final = "aura-raw"
+FORMAT_VERSION: Final = 1
+RAW_DIMENSIONS: Final = ("sample", "plane", "y", "x")
+SRGB_DIMENSIONS: Final = ("sample", "channel", "row", "column")
+
+_OWN_NAMES: Final = {"index.parquet", "plan", "zarr.json", "raw", "srgb", "samples", "rejects", "versions"}
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """A handle on a dataset. Holds no open file, so it may be pickled and may cross a fork.
+
+    Attributes:
+        location: where it lies.
+        recipe: what it is made by.
+        model_digest: digest of the weights and method.
+        n_samples: planned samples, the length of the arrays.
+        profiles: the sensor profiles as JSON, by camera name.
+        version: the published version this handle reads, or None for whatever is committed.
+    """
+
+    location: Location
+    recipe: Recipe
+    model_digest: str
+    n_samples: int
+    profiles: Mapping[str, Mapping[str, Any]]
+    version: int | None = None
+
+    @property
+    def shard_count(self) -> int:
+        """Number of planned shards."""
+        return -(-self.n_samples // self.recipe.shard_size)
+
+    def shard_bounds(self, shard: int) -> tuple[int, int]:
+        """Return the first sample of a shard and the one after its last.
+
+        Raises:
+            InvalidInputError: the dataset has no such shard.
+        """
+        if not 0 <= shard < self.shard_count:
+            raise InvalidInputError(f"Shard {shard} is outside the dataset's 0 to {self.shard_count - 1}.")
+        start = shard * self.recipe.shard_size
+        return start, min(start + self.recipe.shard_size, self.n_samples)
+
+    def committed_shards(self) -> list[int]:
+        """List the shards that readers may see, ascending: one listing, whatever the number of shards."""
+        names = self.location.join("samples").names()
+        return sorted(int(name.split(".")[0]) for name in names if name.endswith(".parquet"))
+
+    def missing_shards(self) -> list[int]:
+        """List the planned shards that are not committed, ascending."""
+        return sorted(set(range(self.shard_count)) - set(self.committed_shards()))
+
+    def samples(self, shard: int) -> pa.Table:
+        """Read the rows of a committed shard (:data:`storage.samples.SAMPLE_SCHEMA`).
+
+        Raises:
+            MissingFileError: the shard is not committed.
+            IntegrityError: the table is damaged.
+        """
+        return read_table(self.location.join("samples", shard_name(shard)))
+
+    def rejects(self, shard: int) -> pa.Table:
+        """Read what a committed shard could not make (:data:`storage.samples.REJECT_SCHEMA`).
+
+        Raises:
+            MissingFileError: the shard is not committed.
+            IntegrityError: the table is damaged.
+        """
+        return read_table(self.location.join("rejects", shard_name(shard)))
+
+    def open_raw(self) -> zarr.Array[Any]:
+        """Open the RAW: uint16 DN ``[N, 4, h, w]``, planes R, Gr, Gb, B. Keep it within the process."""
+        return self._open_array("raw")
+
+    def open_srgb(self) -> zarr.Array[Any] | None:
+        """Open the source pixels, uint8 ``[N, 3, H, W]``, or return None where the recipe does not keep them."""
+        return self._open_array("srgb") if self.recipe.keep_srgb else None
+
+    def _open_array(self, name: str) -> zarr.Array[Any]:
+        group = zarr.open_group(self.location.zarr_store(), mode="r", zarr_format=3)
+        array = group[name]
+        if not isinstance(array, zarr.Array):
+            raise IntegrityError(f"{self.location.url}/{name} is not an array. Restore the dataset's zarr.json.")
+        return array
+
+
+def find_dataset(url: str | Location, recipe: Recipe, model_digest: str) -> Dataset | None:
+    """Look for the dataset of a recipe before any work, touching nothing.
+
+    Returns:
+        The dataset if this recipe and model made it (finished or not), None if the place is free.
+
+    Raises:
+        DatasetConflictError: another recipe or model made it, or the place holds other files.
+        MissingFileError: the bucket does not exist.
+        StorageAccessError: the credentials were refused.
+        StorageError: the storage does not answer.
+    """
+    location = locate(url)
+    location.check_reachable()
+    if location.join("zarr.json").exists():
+        dataset = open_dataset(location)
+        _require_same(dataset, recipe, model_digest)
+        return dataset
+    foreign = [name for name in location.names() if name not in _OWN_NAMES]
+    if foreign:
+        raise DatasetConflictError(
+            f"{location.url} is not a dataset and holds other files ({', '.join(foreign[:3])}"
+            f"{', ...' if len(foreign) > 3 else ''}). Choose an empty place."
+        )
+    return None
+
+
+def create_or_open(
+    url: str | Location, recipe: Recipe, model_digest: str, profiles: Sequence[BaseModel], n_samples: int
+) -> Dataset:
+    """Make the group and its empty arrays, or open them if the same recipe made them; the coordinator's job alone.
+
+    Args:
+        url: where the dataset lies or shall lie.
+        recipe: what it is made by.
+        model_digest: digest of the weights and method.
+        profiles: the sensor profiles of the recipe's cameras; each has a ``name``.
+        n_samples: planned samples.
+
+    Raises:
+        DatasetConflictError: another recipe or model made it (the message names the fields), or it has another number
+            of samples, or the place holds other files. Nothing is touched.
+        StorageError: the storage refused.
+    """
+    location = locate(url)
+    dataset = find_dataset(location, recipe, model_digest)
+    documents = _group_documents(recipe, model_digest, profiles, n_samples)
+    # the root holds the metadata of everything, so creating it is the one step that claims the place
+    if dataset is None and not location.join("zarr.json").create(documents.pop("zarr.json")):
+        dataset = find_dataset(location, recipe, model_digest)
+    dataset = dataset or open_dataset(location)
+    if dataset.n_samples != n_samples:
+        raise DatasetConflictError(
+            f"{location.url} was planned with {dataset.n_samples} samples and now there are {n_samples}: the corpus "
+            "has changed. Make a new dataset, or give back the corpus as it was."
+        )
+    for name in ("raw/zarr.json", "srgb/zarr.json"):
+        if name in documents and not location.join(name).exists():
+            location.join(name).write(documents[name])
+    return dataset
+
+
+def open_dataset(url: str | Location, version: int | None = None) -> Dataset:
+    """Open a dataset that exists.
+
+    Args:
+        url: where it lies.
+        version: a published version to read, or None for whatever is committed.
+
+    Raises:
+        MissingFileError: there is no dataset, or no such version.
+        IntegrityError: what lies there is not a dataset of this format and version.
+        StorageError: the storage refused.
+    """
+    location = locate(url)
+    location.check_reachable()
+    try:
+        document = location.join("zarr.json").read()
+    except MissingFileError as error:
+        raise MissingFileError(
+            f"{location.url} holds no dataset (no zarr.json). Check the path, or make one with `aura synthesize`."
+        ) from error
+    dataset = _parse_group(location, document, version)
+    if version is not None and not location.join("versions", f"{version:06d}.json").exists():
+        raise MissingFileError(f"{location.url} has no version {version}. List its versions and choose one.")
+    return dataset
+
+
+def encode_shard(array: Any, shard_size: int, codec: Codec, dimensions: tuple[str, ...]) -> bytes:
+    """Encode a shard's samples as the one object that Zarr's sharding codec keeps for them.
+
+    Args:
+        array: ``[n, ...]`` with n up to ``shard_size``; samples that are all zero take no space.
+        shard_size: samples per shard.
+        codec: the recipe's codec.
+        dimensions: dimension names of the array.
+
+    Returns:
+        The object's bytes, always the same for the same input; empty if every sample is zero.
+    """
+    store: dict[str, Buffer] = {}
+    target = _create_array(MemoryStore(store), "shard", array.shape, str(array.dtype), shard_size, codec, dimensions)
+    target[:] = array
+    key = "shard/c/" + "/".join("0" * array.ndim)
+    return store[key].to_bytes() if key in store else b""
+
+
+def _create_array(
+    store: MemoryStore,
+    name: str,
+    shape: tuple[int, ...],
+    dtype: str,
+    shard_size: int,
+    codec: Codec,
+    dimensions: tuple[str, ...],
+) -> zarr.Array[Any]:
+    # planes compress better than the mosaic; the levels were measured on Bayer planes
+    itemsize = 2 if dtype == "uint16" else 1
+    compression: dict[str, Any] = {
+        "zstd": {"compressors": BloscCodec(cname="zstd", clevel=3, shuffle="bitshuffle", typesize=itemsize)},
+        "lz4": {"compressors": BloscCodec(cname="lz4", clevel=5, shuffle="bitshuffle", typesize=itemsize)},
+    }.get(codec) or _pcodec()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ZarrUserWarning)  # pcodec is outside the Zarr specification, as documented
+        return zarr.create_array(
+            store,
+            name=name,
+            shape=shape,
+            chunks=(1, *shape[1:]),
+            shards=(shard_size, *shape[1:]),
+            dtype=dtype,
+            fill_value=0,
+            dimension_names=dimensions,
+            **compression,
+        )
+
+
+def _pcodec() -> dict[str, Any]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ZarrUserWarning)
+        return {"serializer": PCodec(level=8), "compressors": None}
+
+
+def _group_documents(
+    recipe: Recipe, model_digest: str, profiles: Sequence[BaseModel], n_samples: int
+) -> dict[str, bytes]:
+    store: dict[str, Buffer] = {}
+    memory = MemoryStore(store)
+    height, width = recipe.canvas.height, recipe.canvas.width
+    zarr.create_group(memory, zarr_format=3, attributes=_attributes(recipe, model_digest, profiles, n_samples))
+    _create_array(
+        memory,
+        "raw",
+        (n_samples, 4, height // 2, width // 2),
+        "uint16",
+        recipe.shard_size,
+        recipe.codec,
+        RAW_DIMENSIONS,
+    )
+    if recipe.keep_srgb:
+        srgb_codec: Codec = "zstd" if recipe.codec == "pcodec" else recipe.codec  # pcodec takes no 8-bit integers
+        _create_array(
+            memory, "srgb", (n_samples, 3, height, width), "uint8", recipe.shard_size, srgb_codec, SRGB_DIMENSIONS
+        )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ZarrUserWarning)  # consolidated metadata is a widely read extension
+        zarr.consolidate_metadata(memory, zarr_format=3)
+    return {name: buffer.to_bytes() for name, buffer in store.items()}
+
+
+def _attributes(recipe: Recipe, model_digest: str, profiles: Sequence[BaseModel], n_samples: int) -> dict[str, Any]:
+    dumped = [profile.model_dump(mode="json") for profile in profiles]
+    return {
+        "format": FORMAT,
+        "version": FORMAT_VERSION,
+        "recipe": recipe.model_dump(mode="json"),
+        "recipe_digest": recipe.digest,
+        "model_digest": model_digest,
+        "sensor_profiles": {profile["name"]: profile for profile in dumped},
+        "packed_order": list(PACKED_ORDER),
+        "canvas": recipe.canvas.model_dump(mode="json"),
+        "planned_samples": n_samples,
+    }
+
+
+def _parse_group(location: Location, document: bytes, version: int | None) -> Dataset:
+    try:
+        attributes = json.loads(document).get("attributes", {})
+    except (ValueError, AttributeError) as error:
+        raise IntegrityError(f"{location.url}/zarr.json is damaged. Restore that file.") from error
+    if attributes.get("format") != FORMAT:
+        raise DatasetConflictError(f"{location.url} is a Zarr group but no {FORMAT} dataset. Choose another place.")
+    if attributes.get("version") != FORMAT_VERSION:
+        raise IntegrityError(
+            f"{location.url} has {FORMAT} version {attributes.get('version')}; this program reads version "
+            f"{FORMAT_VERSION}. Use the release that made it."
+        )
+    try:
+        return Dataset(
+            location=location,
+            recipe=Recipe.model_validate(attributes["recipe"]),
+            model_digest=attributes["model_digest"],
+            n_samples=attributes["planned_samples"],
+            profiles=attributes["sensor_profiles"],
+            version=version,
+        )
+    except (ValueError, KeyError) as error:
+        raise IntegrityError(
+            f"{location.url}/zarr.json lacks or spoils what version {FORMAT_VERSION} needs. Restore that file."
+        ) from error
+
+
+def _require_same(dataset: Dataset, recipe: Recipe, model_digest: str) -> None:
+    fields = differing_fields(dataset.recipe.deciding, recipe.deciding)
+    if dataset.model_digest != model_digest:
+        fields.append("weights")
+    if fields:
+        raise DatasetConflictError(
+            f"{dataset.location.url} was made by another recipe (it differs in {', '.join(fields)}). "
+            "Use the recipe it was made by, or choose another place."
+        )

@@ -1,0 +1,263 @@
+"""The recipe: everything a run needs to know, in one frozen, validated object with a digest."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
+
+from aura.errors import AuraError, RecipeError
+from storage.location import locate
+
+CanvasMode = Literal["tile", "fit"]
+Codec = Literal["zstd", "lz4", "pcodec"]
+Method = Literal["aura", "upi", "linearise"]
+
+
+def _absolute(url: str) -> str:
+    try:
+        return locate(url).url
+    except AuraError as error:
+        raise ValueError(str(error)) from error
+
+
+def _ordered(pair: tuple[float, float]) -> tuple[float, float]:
+    if not 0 < pair[0] <= pair[1]:
+        raise ValueError(f"range {pair[0]:g} to {pair[1]:g} must be positive and ascending")
+    return pair
+
+
+def _multiple_of_16(side: int) -> int:
+    if side < 16 or side % 16:
+        raise ValueError(f"{side} is not a multiple of 16 of at least 16; {max(16, round(side / 16) * 16)} is")
+    return side
+
+
+def _even(side: int) -> int:
+    if side % 2:
+        raise ValueError(f"{side} is odd; RAW needs even sizes, {side + 1} is one")
+    return side
+
+
+CanvasSide = Annotated[int, AfterValidator(_multiple_of_16)]
+EvenSide = Annotated[int, Field(ge=16), AfterValidator(_even)]
+IsoRange = Annotated[tuple[PositiveInt, PositiveInt], AfterValidator(_ordered)]
+KelvinRange = Annotated[
+    tuple[Annotated[float, Field(ge=1500, le=25000)], Annotated[float, Field(ge=1500, le=25000)]],
+    AfterValidator(_ordered),
+]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Canvas(_Part):
+    """The size of every sample, in pixels of the mosaic (the packed planes have half of it).
+
+    Attributes:
+        mode: ``tile`` cuts a photograph into canvas-sized pieces at even offsets; ``fit`` shrinks it into one.
+        height: multiple of 16.
+        width: multiple of 16.
+        min_side: even; a remainder (tile) or a shrunk photograph (fit) with a shorter side is left out.
+    """
+
+    mode: CanvasMode = "tile"
+    height: CanvasSide = 512
+    width: CanvasSide = 512
+    min_side: EvenSide = 64
+
+    @model_validator(mode="after")
+    def _min_side_fits(self) -> Self:
+        if self.min_side > min(self.height, self.width):
+            raise ValueError(f"min_side {self.min_side} is more than the canvas {self.height}x{self.width}")
+        return self
+
+
+class Limits(_Part):
+    """What a source image may be; anything beyond is refused before it is decoded.
+
+    Attributes:
+        max_bytes: size of the encoded file.
+        max_pixels: height times width.
+        min_side: shortest side in pixels.
+    """
+
+    max_bytes: PositiveInt = 256 * 2**20
+    max_pixels: PositiveInt = 150_000_000
+    min_side: Annotated[int, Field(ge=16)] = 32
+
+
+class Gates(_Part):
+    """What a finished dataset must reach; None asks nothing. They decide success, not bytes.
+
+    Attributes:
+        min_cycle_psnr_matched: least mean cycle PSNR in dB after exposure and tone are matched.
+        min_cycle_psnr: least mean cycle PSNR in dB, as is.
+        min_cycle_ssim: least mean cycle SSIM, as is.
+        max_cycle_lpips: greatest mean cycle LPIPS, as is.
+        max_reject_fraction: greatest share of sources that could not be used, in [0, 1].
+    """
+
+    min_cycle_psnr_matched: float | None = None
+    min_cycle_psnr: float | None = None
+    min_cycle_ssim: Annotated[float, Field(ge=-1, le=1)] | None = None
+    max_cycle_lpips: Annotated[float, Field(ge=0)] | None = None
+    max_reject_fraction: Annotated[float, Field(ge=0, le=1)] | None = 0.5
+
+
+class Recipe(_Part):
+    """How to make a dataset. Two equal recipes make equal bytes of equal corpora.
+
+    Attributes:
+        corpus: folder or URL of the photographs; a relative path is made absolute.
+        canvas: size of the samples.
+        cameras: profile names (or YAML files) of which one is drawn for each sample.
+        iso: one value, or a range from which each sample's is drawn, evenly in stops.
+        illuminant_kelvin: None for D65, or a range of colour temperatures to draw the scene light from.
+        noise: ``stored`` adds noise to the RAW, ``none`` leaves it clean.
+        noise_model: ``calibrated`` needs the camera's own calibration, ``generic`` always works.
+        method: which inverse makes canonical linear from sRGB.
+        weights: weights file of the method; None takes the released ones.
+        shard_size: samples in one storage object and one task.
+        codec: how the samples are compressed, always without loss.
+        keep_srgb: whether the source pixels are stored beside the RAW.
+        seed: everything drawn follows from it.
+        limits: which source images are refused.
+        gates: what the finished dataset must reach.
+        lpips_share: share of the samples on which the slow LPIPS is computed, in [0, 1].
+    """
+
+    corpus: Annotated[str, AfterValidator(_absolute)]
+    canvas: Canvas = Canvas()
+    cameras: Annotated[tuple[str, ...], Field(min_length=1)] = ("canon-eos-5d-mark-iv",)
+    iso: PositiveInt | IsoRange = (100, 6400)
+    illuminant_kelvin: KelvinRange | None = None
+    noise: Literal["stored", "none"] = "stored"
+    noise_model: Literal["calibrated", "generic"] = "calibrated"
+    method: Method = "aura"
+    weights: str | None = None
+    shard_size: Annotated[int, Field(ge=1, le=65536)] = 64
+    codec: Codec = "zstd"
+    keep_srgb: bool = True
+    seed: Annotated[NonNegativeInt, Field(lt=2**63)] = 0
+    limits: Limits = Limits()
+    gates: Gates = Gates()
+    lpips_share: Annotated[float, Field(ge=0, le=1)] = 0.25
+
+    @property
+    def deciding(self) -> dict[str, Any]:
+        """What decides the bytes, as JSON types: all but the gates and the weights' path (whose digest is kept)."""
+        return self.model_dump(mode="json", exclude={"gates", "weights"})
+
+    @property
+    def digest(self) -> str:
+        """SHA-256, in hex, of the canonical JSON of :attr:`deciding`."""
+        return hashlib.sha256(canonical_json(self.deciding)).hexdigest()
+
+
+def canonical_json(value: Any) -> bytes:
+    """Return the one JSON text of ``value``: sorted keys, no blanks, ASCII."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+
+
+def load_recipe(path: str | Path | None = None, overrides: Mapping[str, Any] | None = None) -> Recipe:
+    """Read a recipe from a YAML file and lay overrides over it.
+
+    Args:
+        path: the YAML file, or None to build the recipe from the overrides alone.
+        overrides: values by field name; a dot reaches into a part, as in ``{"canvas.mode": "fit"}``.
+
+    Raises:
+        RecipeError: the file is missing or not YAML, or a field is unknown or out of range; the message names the
+            field and what was expected.
+    """
+    values = _read_yaml(Path(path)) if path is not None else {}
+    for key, value in (overrides or {}).items():
+        _lay(values, key, value)
+    try:
+        return Recipe.model_validate(values)
+    except ValidationError as error:
+        source = f"Recipe {path}" if path is not None else "Recipe"
+        raise RecipeError(f"{source}: " + "; ".join(_explain(problem) for problem in error.errors()) + ".") from error
+
+
+def differing_fields(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    """Name the fields, dotted, in which two recipes' :attr:`Recipe.deciding` differ."""
+    first, second = _flatten(one), _flatten(other)
+    return sorted(key for key in first.keys() | second.keys() if first.get(key) != second.get(key))
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise RecipeError(f"Recipe {path} is not there. Check the path.") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"Recipe {path} cannot be read ({type(error).__name__}). Give a UTF-8 YAML file.") from error
+    except yaml.YAMLError as error:
+        where = getattr(error, "problem_mark", None)
+        line = f" at line {where.line + 1}" if where is not None else ""
+        raise RecipeError(f"Recipe {path} is not valid YAML{line}. Correct it and run again.") from error
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise RecipeError(f"Recipe {path} holds a {type(values).__name__}; expected fields such as 'corpus: photos'.")
+    return values
+
+
+def _lay(values: dict[str, Any], key: str, value: Any) -> None:
+    *path, last = key.split(".")
+    for part in path:
+        inner = values.get(part) or {}
+        if not isinstance(inner, dict):
+            raise RecipeError(f"Recipe: {key!r} cannot be set, since {part!r} is {inner!r} and has no fields.")
+        values[part] = dict(inner)
+        values = values[part]
+    values[last] = value
+
+
+def _explain(problem: Any) -> str:
+    location = [part for part in problem["loc"] if isinstance(part, str) and "[" not in part]
+    field = ".".join(location) or "the whole"
+    if problem["type"] == "extra_forbidden":
+        return f"unknown field {field!r}{_suggestion(location)}"
+    if problem["type"] == "missing":
+        return f"field {field!r} is missing"
+    said = problem["msg"].removeprefix("Value error, ")
+    return f"field {field!r} is {problem['input']!r}: {said[0].lower()}{said[1:]}"
+
+
+def _suggestion(location: list[str]) -> str:
+    model: type[BaseModel] = Recipe
+    for part in location[:-1]:
+        annotation = model.model_fields[part].annotation
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            model = annotation
+    names = list(model.model_fields)
+    close = difflib.get_close_matches(location[-1], names, n=1)
+    return f"; did you mean {close[0]!r}?" if close else f"; known fields are {', '.join(names)}"
+
+
+def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        return {prefix: value}
+    flat: dict[str, Any] = {}
+    for key, inner in value.items():
+        flat |= _flatten(inner, f"{prefix}.{key}" if prefix else key)
+    return flat

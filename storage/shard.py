@@ -1,0 +1,130 @@
+"""Writing one shard: whole objects, the samples table last. A shard without that table does not exist for readers."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from aura.errors import InvalidInputError
+from storage.dataset import RAW_DIMENSIONS, SRGB_DIMENSIONS, Dataset, encode_shard
+from storage.plan import shard_name
+from storage.recipe import Codec
+from storage.samples import RejectRow, SampleRow, rejects_table, samples_table
+from storage.tables import encode_table
+
+DIGEST_FACTS: Final = ("raw_sha256", "srgb_sha256", "rejects_sha256")
+
+
+@dataclass(frozen=True, slots=True)
+class ShardData:
+    """The samples of one shard.
+
+    Attributes:
+        raw: uint16 DN ``[n, 4, h, w]``, planes R, Gr, Gb, B, with a slot for every planned sample; what lies in a slot
+            without a row is not kept.
+        srgb: uint8 ``[n, 3, H, W]``, or None where the recipe does not keep it.
+        rows: one for each sample that was made.
+    """
+
+    raw: npt.NDArray[np.uint16]
+    srgb: npt.NDArray[np.uint8] | None
+    rows: Sequence[SampleRow]
+
+
+def is_committed(dataset: Dataset, shard: int) -> bool:
+    """Tell whether a shard is finished; a task asks this first.
+
+    Raises:
+        StorageError: the storage refused.
+    """
+    return dataset.location.join("samples", shard_name(shard)).exists()
+
+
+def write_shard(dataset: Dataset, shard: int, samples: ShardData, rejects: Sequence[RejectRow] = ()) -> None:
+    """Write a shard's objects and then, last, the table that commits it. Repeating it writes the same bytes.
+
+    Outside the valid height and width of a sample, the stored values are set to 0.
+
+    Args:
+        dataset: the dataset, already created.
+        shard: its number.
+        samples: every sample that was made.
+        rejects: every planned sample that was not.
+
+    Raises:
+        InvalidInputError: shapes, types or indexes contradict the dataset; nothing is written.
+        StorageError: the storage refused; the shard stays uncommitted.
+    """
+    _require_fit(dataset, shard, samples, rejects)
+    start, _ = dataset.shard_bounds(shard)
+    raw = _blank_padding(samples.raw, samples.rows, start, 2)
+    objects = {"raw": _encode(raw, dataset, dataset.recipe.codec, RAW_DIMENSIONS)}
+    if samples.srgb is not None:
+        srgb = _blank_padding(samples.srgb, samples.rows, start, 1)
+        codec: Codec = "zstd" if dataset.recipe.codec == "pcodec" else dataset.recipe.codec
+        objects["srgb"] = _encode(srgb, dataset, codec, SRGB_DIMENSIONS)
+    rejected = encode_table(rejects_table(rejects))
+    facts = {f"{name}_sha256": _sha256(data) for name, data in (objects | {"rejects": rejected}).items()}
+    facts |= {"shard": str(shard), "recipe_digest": dataset.recipe.digest, "rejects": str(len(rejects))}
+    committed = encode_table(samples_table(samples.rows), facts)
+
+    for name, data in objects.items():
+        if data:  # a shard without a single sample has no array object
+            dataset.location.join(name, "c", str(shard), "0", "0", "0").write(data)
+    dataset.location.join("rejects", shard_name(shard)).write(rejected)
+    dataset.location.join("samples", shard_name(shard)).write(committed)
+
+
+def _require_fit(dataset: Dataset, shard: int, samples: ShardData, rejects: Sequence[RejectRow]) -> None:
+    start, stop = dataset.shard_bounds(shard)
+    canvas = dataset.recipe.canvas
+    _require_array("raw", samples.raw, (stop - start, 4, canvas.height // 2, canvas.width // 2), "uint16")
+    if dataset.recipe.keep_srgb != (samples.srgb is not None):
+        raise InvalidInputError(
+            f"The recipe's keep_srgb is {dataset.recipe.keep_srgb}; srgb must be given accordingly."
+        )
+    if samples.srgb is not None:
+        _require_array("srgb", samples.srgb, (stop - start, 3, canvas.height, canvas.width), "uint8")
+    indexes = sorted([row.index for row in samples.rows] + [row.index for row in rejects])
+    if indexes != list(range(start, stop)):
+        raise InvalidInputError(
+            f"Shard {shard} needs each of the samples {start} to {stop - 1} once, as a row or a reject; found "
+            f"{len(samples.rows)} rows and {len(rejects)} rejects that do not cover them."
+        )
+    for row in samples.rows:
+        sides = (row.valid_height_px, row.valid_width_px)
+        if any(side % 2 or side <= 0 for side in sides) or sides[0] > canvas.height or sides[1] > canvas.width:
+            raise InvalidInputError(
+                f"Sample {row.index} has a valid area of {sides[0]}x{sides[1]} px; expected even sides within the "
+                f"canvas of {canvas.height}x{canvas.width}."
+            )
+
+
+def _require_array(name: str, array: npt.NDArray[np.generic], shape: tuple[int, ...], dtype: str) -> None:
+    if array.shape != shape or array.dtype != dtype:
+        raise InvalidInputError(
+            f"{name} of the shard is {array.dtype} {array.shape}; expected {dtype} {shape} (every planned sample)."
+        )
+
+
+def _blank_padding(
+    array: npt.NDArray[np.generic], rows: Sequence[SampleRow], start: int, cell: int
+) -> npt.NDArray[np.generic]:
+    blanked = np.zeros_like(array)
+    for row in rows:
+        slot, height, width = row.index - start, row.valid_height_px // cell, row.valid_width_px // cell
+        blanked[slot, :, :height, :width] = array[slot, :, :height, :width]
+    return blanked
+
+
+def _encode(array: npt.NDArray[np.generic], dataset: Dataset, codec: Codec, dimensions: tuple[str, ...]) -> bytes:
+    return encode_shard(array, dataset.recipe.shard_size, codec, dimensions)
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()

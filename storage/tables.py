@@ -1,0 +1,71 @@
+"""Parquet with fixed bytes: the same table always becomes the same file."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from aura.errors import IntegrityError
+from storage.location import Location
+
+
+def encode_table(table: pa.Table, facts: Mapping[str, str] | None = None) -> bytes:
+    """Encode a table as Parquet.
+
+    Args:
+        table: any table.
+        facts: file-level metadata, text by name.
+
+    Returns:
+        The file; equal tables and facts give equal bytes (no time, no host, fixed writer options).
+    """
+    table = table.combine_chunks().replace_schema_metadata(dict(sorted((facts or {}).items())) or None)
+    sink = io.BytesIO()
+    pq.write_table(table, sink, compression="zstd", compression_level=3, version="2.6", use_dictionary=True)
+    return sink.getvalue()
+
+
+def read_table(location: Location, columns: list[str] | None = None) -> pa.Table:
+    """Read a Parquet object; its file-level metadata is in :func:`facts_of`.
+
+    Raises:
+        MissingFileError: there is no such object.
+        IntegrityError: it is not a Parquet file, or lacks a column asked for.
+        StorageError: the storage refused.
+    """
+    return decode_table(location.read(), location.url, columns)
+
+
+def decode_table(data: bytes, name: str, columns: list[str] | None = None) -> pa.Table:
+    """Decode a Parquet file.
+
+    Args:
+        data: the whole file.
+        name: what to call it in an error.
+        columns: those to read; None reads all.
+
+    Raises:
+        IntegrityError: it is not a Parquet file, or lacks a column asked for.
+    """
+    try:
+        return pq.read_table(pa.BufferReader(data), columns=columns)
+    except (pa.ArrowException, OSError) as error:
+        raise IntegrityError(
+            f"{name} is not a whole Parquet file. Delete it, then run again to make it anew."
+        ) from error
+
+
+def facts_of(table: pa.Table) -> dict[str, str]:
+    """Return the file-level metadata that :func:`encode_table` was given."""
+    raw: dict[bytes, bytes] = table.schema.metadata or {}
+    return {key.decode(): value.decode() for key, value in raw.items() if key != b"ARROW:schema"}
+
+
+def row_at(table: pa.Table, index: int) -> dict[str, Any]:
+    """Return one row as plain Python values by column name."""
+    row: dict[str, Any] = table.slice(index, 1).to_pylist()[0]
+    return row
