@@ -70,8 +70,8 @@ def apply_matrix(image: Tensor, matrix: Tensor) -> Tensor:
     Returns:
         ``(*, 3, H, W)``; not clipped.
     """
-    flat = image.flatten(-2)
-    return (matrix.to(image) @ flat).unflatten(-1, image.shape[-2:])
+    product = matrix.to(image) @ image.flatten(-2)
+    return product.reshape(*product.shape[:-1], *image.shape[-2:])
 
 
 def rgb_to_ycbcr(image: Tensor, standard: YcbcrStandard = "bt2100") -> Tensor:

@@ -1,0 +1,205 @@
+"""What a camera is: levels, colour, CFA and noise, as data that can be checked and stored.
+
+Digital numbers (DN) are the camera's own, black included unless a name says otherwise. Four values are always in the
+order R, Gr, Gb, B.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Final, Literal, Self
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
+
+from aura.bayer import CfaPattern
+from aura.color import SRGB_TO_XYZ, camera_to_srgb_matrix
+from aura.errors import InvalidInputError
+
+FourLevels = tuple[float, float, float, float]
+Row3 = tuple[float, float, float]
+Matrix3 = tuple[Row3, Row3, Row3]
+
+D65_XYZ: Final = SRGB_TO_XYZ.sum(axis=1)
+"""CIE XYZ of the canonical white, luminance 1."""
+
+
+class SensorLevels(BaseModel):
+    """Black and saturation of the stored numbers, for a range of ISO.
+
+    Attributes:
+        iso_min: first ISO these hold for, or None for any.
+        iso_max: last ISO these hold for, or None for any.
+        black_level: DN with no light, R, Gr, Gb, B.
+        white_level: DN at saturation, R, Gr, Gb, B; seldom 2^bits - 1.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    iso_min: PositiveInt | None = None
+    iso_max: PositiveInt | None = None
+    black_level: FourLevels
+    white_level: FourLevels
+
+    @model_validator(mode="after")
+    def _check_order(self) -> Self:
+        if any(black < 0 or white <= black for black, white in zip(self.black_level, self.white_level, strict=True)):
+            raise ValueError(f"black {self.black_level} must be at least 0 and below white {self.white_level}")
+        if self.iso_min and self.iso_max and self.iso_min > self.iso_max:
+            raise ValueError(f"iso_min {self.iso_min} is above iso_max {self.iso_max}")
+        return self
+
+    def holds_for(self, iso: int) -> bool:
+        """Whether the ISO lies in this range, ends included."""
+        return (self.iso_min or 0) <= iso and (self.iso_max is None or iso <= self.iso_max)
+
+    @property
+    def range_dn(self) -> float:
+        """DN from black to saturation, the mean of the four planes."""
+        return float(np.mean(np.subtract(self.white_level, self.black_level)))
+
+
+class LogLinearScale(BaseModel):
+    """A scale in DN whose logarithm is a line in log K: ln(scale) ~ N(slope · ln K + bias, sigma²).
+
+    Attributes:
+        slope: of ln(DN) over ln(DN per electron).
+        bias: ln(DN) at K = 1 DN per electron.
+        sigma: standard deviation of ln(scale) around the line, from setting to setting.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    slope: float
+    bias: float
+    sigma: float = Field(ge=0)
+
+
+class LogLinearNoise(BaseModel):
+    """The ELD noise model (Wei et al., *A Physics-based Noise Formation Model*, CVPR 2020).
+
+    The system gain K is proportional to ISO: ``K = gain_dn_per_electron_at_iso_min · iso / iso_min``. Scales are in
+    DN of the calibrated camera.
+
+    Attributes:
+        kind: tells this model from the others in a file.
+        iso_min: lowest calibrated ISO.
+        iso_max: highest calibrated ISO.
+        gain_dn_per_electron_at_iso_min: K at ``iso_min``.
+        reference_range_dn: DN from black to saturation that the numbers refer to, if they are to be scaled to another
+            camera's range; None if they were measured in the camera's own DN and hold as they are.
+        row_sigma_dn: banding, one Gaussian number for each row of the mosaic.
+        read_sigma_dn: read noise, modelled as Gaussian.
+        read_tukey_scale_dn: read noise, modelled as Tukey-lambda; this is the scale parameter, not the deviation.
+        read_tukey_lambda: measured shapes; one is drawn.
+        black_offset_dn: measured colour bias, R, Gr, Gb, B; one row is drawn.
+        source: where the numbers come from, and how they were read.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["log_linear"] = "log_linear"
+    iso_min: PositiveInt
+    iso_max: PositiveInt
+    gain_dn_per_electron_at_iso_min: PositiveFloat
+    reference_range_dn: PositiveFloat | None = None
+    row_sigma_dn: LogLinearScale
+    read_sigma_dn: LogLinearScale
+    read_tukey_scale_dn: LogLinearScale
+    read_tukey_lambda: tuple[float, ...]
+    black_offset_dn: tuple[FourLevels, ...]
+    source: str
+
+
+class PolynomialNoise(BaseModel):
+    """Shot and read noise as polynomials of ISO, as phone makers publish them and DNG's NoiseProfile implies.
+
+    Attributes:
+        kind: tells this model from the others in a file.
+        iso_min: lowest ISO the polynomials are used for.
+        iso_max: highest ISO the polynomials are used for.
+        reference_range_dn: DN from black to saturation that the numbers refer to; they are scaled to the camera's own.
+            None if they are in the camera's own DN.
+        gain_dn_per_electron: coefficients of K over ISO, constant first.
+        read_variance_dn2: coefficients of the read variance over ISO, constant first.
+        source: where the numbers come from, and how they were read.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["polynomial"] = "polynomial"
+    iso_min: PositiveInt
+    iso_max: PositiveInt
+    reference_range_dn: PositiveFloat | None = None
+    gain_dn_per_electron: tuple[float, ...] = Field(min_length=1)
+    read_variance_dn2: tuple[float, ...] = Field(min_length=1)
+    source: str
+
+
+NoiseCalibration = Annotated[LogLinearNoise | PolynomialNoise, Field(discriminator="kind")]
+
+
+class SensorProfile(BaseModel):
+    """One camera.
+
+    Attributes:
+        name: slug, such as ``canon-eos-5d-mark-iv``.
+        make: the maker.
+        model: the model as its files name it.
+        cfa_pattern: colours at (0,0), (0,1), (1,0), (1,1) of the visible frame.
+        bit_depth: bits of the stored numbers.
+        levels: black and white; the first entry that holds for an ISO counts, so exceptions come first.
+        xyz_to_camera: CIE XYZ (D65) to camera RGB, Adobe convention.
+        noise: calibration, or None.
+        iso_range: lowest and highest ISO.
+        source: where the numbers come from.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")
+    make: str
+    model: str
+    cfa_pattern: CfaPattern
+    bit_depth: int = Field(ge=8, le=16)
+    levels: tuple[SensorLevels, ...] = Field(min_length=1)
+    xyz_to_camera: Matrix3
+    noise: NoiseCalibration | None = None
+    iso_range: tuple[PositiveInt, PositiveInt]
+    source: str
+
+    @model_validator(mode="after")
+    def _check_whole(self) -> Self:
+        if self.iso_range[0] > self.iso_range[1]:
+            raise ValueError(f"iso_range {self.iso_range} must go from low to high")
+        if abs(np.linalg.det(np.array(self.xyz_to_camera))) < 1e-6:
+            raise ValueError("xyz_to_camera is singular; expected an invertible matrix")
+        if (np.array(self.xyz_to_camera) @ D65_XYZ <= 0).any():
+            raise ValueError("xyz_to_camera gives daylight white a response of 0 or less in one channel")
+        highest = max(max(levels.white_level) for levels in self.levels)
+        if highest > 2**self.bit_depth - 1:
+            raise ValueError(f"white level {highest} does not fit into {self.bit_depth} bits")
+        for iso in self.iso_range:
+            self.levels_at(iso)
+        return self
+
+    def levels_at(self, iso: int) -> SensorLevels:
+        """Return the levels that hold at an ISO.
+
+        Raises:
+            InvalidInputError: no entry holds for it.
+        """
+        for levels in self.levels:
+            if levels.holds_for(iso):
+                return levels
+        raise InvalidInputError(f"{self.name} has no levels for ISO {iso}; add an entry without ISO limits to them.")
+
+    @property
+    def camera_to_srgb(self) -> np.ndarray:
+        """``(3, 3)`` float64: camera RGB white-balanced for D65 -> canonical linear; rows sum to 1."""
+        return camera_to_srgb_matrix(np.array(self.xyz_to_camera))
+
+    @property
+    def daylight_gains(self) -> tuple[float, float, float]:
+        """White-balance gains for D65, green 1."""
+        red, green, blue = (np.array(self.xyz_to_camera) @ D65_XYZ).tolist()
+        return green / red, 1.0, green / blue
