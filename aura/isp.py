@@ -54,7 +54,8 @@ def _convolve(mosaic: Tensor, kernel: Tensor) -> Tensor:
     return F.conv2d(padded, kernel.to(mosaic)[None, None])
 
 
-def _site_masks(pattern: CfaPattern, height: int, width: int, like: Tensor) -> list[Tensor]:
+def _site_masks(pattern: CfaPattern, like: Tensor) -> list[Tensor]:
+    height, width = like.shape[-2:]
     planes = torch.eye(4, dtype=like.dtype, device=like.device)[:, :, None, None]
     return [unpack(plane.expand(4, height // 2, width // 2), pattern)[None, None] for plane in planes]
 
@@ -62,7 +63,7 @@ def _site_masks(pattern: CfaPattern, height: int, width: int, like: Tensor) -> l
 def demosaic_bilinear(packed: Tensor, pattern: CfaPattern) -> Tensor:
     """Interpolate bilinearly: packed ``(B, 4, h, w)`` -> RGB ``(B, 3, 2h, 2w)``; linear, not clipped."""
     mosaic = unpack(packed, pattern)[:, None]
-    red, green_red, green_blue, blue = _site_masks(pattern, *mosaic.shape[-2:], mosaic)
+    red, green_red, green_blue, blue = _site_masks(pattern, mosaic)
     return torch.cat(
         [
             _convolve(mosaic * red, _BILINEAR_RED_BLUE),
@@ -76,7 +77,7 @@ def demosaic_bilinear(packed: Tensor, pattern: CfaPattern) -> Tensor:
 def demosaic_malvar(packed: Tensor, pattern: CfaPattern) -> Tensor:
     """Interpolate with the gradient-corrected 5x5 filters of Malvar et al. 2004; shapes as in bilinear."""
     mosaic = unpack(packed, pattern)[:, None]
-    red, green_red, green_blue, blue = _site_masks(pattern, *mosaic.shape[-2:], mosaic)
+    red, green_red, green_blue, blue = _site_masks(pattern, mosaic)
     green = _convolve(mosaic, _MALVAR_GREEN)
     same_row = _convolve(mosaic, _MALVAR_SAME_ROW)
     same_column = _convolve(mosaic, _MALVAR_SAME_COLUMN)
@@ -125,7 +126,6 @@ CURVE_SAMPLES: Final = 512
 CURVE_MAX: Final = 16.0
 _CURVE_SHAPE: Final = 500.0
 
-TONE_FAMILIES: Final = ("srgb", "gamma", "s_curve", "filmic", "sigmoid", "rational", "base_curve")
 DEMOSAIC_METHODS: Final = ("bilinear", "malvar")
 
 # Linear BT.709 -> BT.2020 (ITU-R BT.2087-0); tone curves of raw developers often run per channel in such a wide space.
@@ -198,13 +198,19 @@ def _srgb_encode(linear: np.ndarray) -> np.ndarray:
     return np.asarray(linear_to_srgb(torch.from_numpy(np.clip(linear, 0.0, 1.0)))).astype(np.float64)
 
 
+def _bt709_encode(linear: np.ndarray) -> np.ndarray:
+    """ITU-R BT.709-6, item 1.2: what many developers write where sRGB is meant."""
+    linear = np.clip(linear, 0.0, 1.0)
+    return np.where(linear < 0.018, 4.5 * linear, 1.099 * linear**0.45 - 0.099)
+
+
 def _s_curve(value: np.ndarray, rng: np.random.Generator, strength: float) -> np.ndarray:
     """Sigmoidal contrast about a random pivot, blended with the identity; fixes 0 and 1."""
     contrast = rng.uniform(2.0, 8.0)
     pivot = rng.uniform(0.3, 0.6)
     low, high = 1 / (1 + np.exp(contrast * pivot)), 1 / (1 + np.exp(contrast * (pivot - 1)))
     curved = (1 / (1 + np.exp(contrast * (pivot - value))) - low) / (high - low)
-    return (1 - strength) * value + strength * curved
+    return np.asarray((1 - strength) * value + strength * curved)
 
 
 def _filmic(linear: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -220,7 +226,7 @@ def _filmic(linear: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     steep = slope / (grey_out * (1 - grey_out))
     curved = 1 / (1 + np.exp(-(steep * (log - grey_in) + offset)))
     ends = 1 / (1 + np.exp(-(steep * (np.array([0.0, 1.0]) - grey_in) + offset)))
-    return (curved - ends[0]) / (ends[1] - ends[0])
+    return np.asarray((curved - ends[0]) / (ends[1] - ends[0]))
 
 
 def _sigmoid(linear: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -268,67 +274,84 @@ def _base_curve(linear: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return _srgb_encode(np.maximum.accumulate(shoulder) / top)
 
 
-def _tone_curve(family: str, linear: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    match family:
-        case "srgb":
-            display = _srgb_encode(linear)
-        case "gamma":
-            display = np.clip(linear, 0, 1) ** (1 / rng.uniform(1.7, 2.7))
-        case "s_curve":
-            display = _s_curve(_srgb_encode(linear), rng, rng.uniform(0.2, 1.0))
-        case "filmic":
-            display = _filmic(linear, rng)
-        case "sigmoid":
-            display = _sigmoid(linear, rng)
-        case "rational":
-            display = _rational(linear, rng)
-        case _:
-            display = _base_curve(linear, rng)
+def _standard(linear: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    return _srgb_encode(linear) if rng.random() < 0.5 else _bt709_encode(linear)
+
+
+def _gamma(linear: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    return np.asarray(np.clip(linear, 0, 1) ** (1 / rng.uniform(1.7, 2.7)))
+
+
+def _contrast(linear: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    return _s_curve(_srgb_encode(linear), rng, rng.uniform(0.2, 1.0))
+
+
+_FAMILY_CURVES: Final = {
+    "srgb": _standard,
+    "gamma": _gamma,
+    "s_curve": _contrast,
+    "filmic": _filmic,
+    "sigmoid": _sigmoid,
+    "rational": _rational,
+    "base_curve": _base_curve,
+}
+TONE_FAMILIES: Final = tuple(_FAMILY_CURVES)
+
+
+def _tone_curve(family: str, linear: np.ndarray, rng: np.random.Generator, *, graded: bool) -> np.ndarray:
+    display = _FAMILY_CURVES[family](linear, rng)
+    if not graded:
+        return np.asarray(display.clip(0.0, 1.0))
     if rng.random() < 0.35 and family != "s_curve":
-        display = _s_curve(np.clip(display, 0, 1), rng, rng.uniform(0.1, 0.6))
+        display = _s_curve(display.clip(0.0, 1.0), rng, rng.uniform(0.1, 0.6))
     if rng.random() < 0.3:  # a black point: crushed, or lifted as in a matte grade
         black = rng.uniform(-0.04, 0.05)
         display = black + (1 - black) * display
     if rng.random() < 0.15:
-        display = np.clip(display, 0, 1) ** rng.uniform(0.8, 1.25)
-    return np.clip(display, 0.0, 1.0)
+        display = display.clip(0.0, 1.0) ** rng.uniform(0.8, 1.25)
+    return np.asarray(display.clip(0.0, 1.0))
 
 
 def draw_isp(batch: int, rng: np.random.Generator) -> IspParameters:
     """Draw the parameters of ``batch`` random ISPs; deterministic in the generator's state."""
     axis = curve_axis().double().numpy()
+    plain = rng.random(batch) < 0.2  # a developer at its most neutral: no taste, no mistakes
     family = rng.choice(len(TONE_FAMILIES), size=batch, p=[0.10, 0.06, 0.12, 0.24, 0.18, 0.10, 0.20])
-    curves = np.stack([_tone_curve(TONE_FAMILIES[index], axis, rng) for index in family])
+    family = np.where(plain, 0, family)
+    curves = [
+        _tone_curve(TONE_FAMILIES[index], axis, rng, graded=not flat) for index, flat in zip(family, plain, strict=True)
+    ]
     auto = rng.choice(3, size=batch, p=[0.55, 0.2, 0.25])
-    # Fixed exposure: developers lift RAW by half a stop to two, since cameras protect highlights.
-    exposure = 2.0 ** np.where(auto == 0, rng.normal(0.45, 0.6, batch).clip(-1.0, 2.2), rng.normal(0.0, 0.4, batch))
+    # Fixed exposure: developers lift RAW by up to two stops, since cameras protect highlights.
+    stops = np.where(auto == 0, rng.normal(0.45, 0.55, batch).clip(-1.0, 2.2), rng.normal(0.0, 0.4, batch))
     mild = rng.random(batch) < 0.7
-    colour_error = np.eye(3) + rng.normal(0.0, 1.0, (batch, 3, 3)) * np.where(mild, 0.02, 0.07)[:, None, None]
+    colour_error = rng.normal(0.0, 1.0, (batch, 3, 3)) * np.where(plain, 0.0, np.where(mild, 0.02, 0.07))[:, None, None]
+    colour_error += np.eye(3)
     colour_error /= colour_error.sum(axis=2, keepdims=True)
-    has_jpeg = rng.random(batch) < 0.85
 
     def sometimes(probability: float, low: float, high: float, otherwise: float) -> np.ndarray:
-        return np.where(rng.random(batch) < probability, rng.uniform(low, high, batch), otherwise)
+        happens = (rng.random(batch) < probability) & ~plain
+        return np.where(happens, rng.uniform(low, high, batch), otherwise)
 
     parameters: dict[str, np.ndarray] = {
         "demosaic": rng.integers(len(DEMOSAIC_METHODS), size=batch),
-        "wb_error": np.exp(rng.normal(0.0, 0.05, (batch, 3)) * np.array([1.0, 0.3, 1.0])),
+        "wb_error": np.exp(rng.normal(0.0, 0.05, (batch, 3)) * np.array([1.0, 0.3, 1.0]) * ~plain[:, None]),
         "colour_error": colour_error,
-        "exposure": exposure,
+        "exposure": np.where(plain, 1.0, 2.0**stops),
         "auto_exposure": auto,
-        "denoise": sometimes(0.6, 0.1, 1.0, 0.0),
+        "denoise": sometimes(0.7, 0.1, 1.0, 0.0),
         "tone_family": family,
-        "tone_curve": curves[:, None],
-        "wide_gamut": (rng.random(batch) < 0.5).astype(np.float64),
-        "chroma_preserving": np.where(rng.random(batch) < 0.5, 0.0, rng.uniform(0.0, 1.0, batch)),
-        "norm_is_max": (rng.random(batch) < 0.4).astype(np.float64),
+        "tone_curve": np.stack(curves)[:, None],
+        "wide_gamut": sometimes(0.5, 1.0, 1.0, 0.0),
+        "chroma_preserving": sometimes(0.5, 0.0, 1.0, 0.0),
+        "norm_is_max": sometimes(0.4, 1.0, 1.0, 0.0),
         "local_contrast": sometimes(0.3, 0.6, 1.1, 1.0),
-        "saturation": np.where(rng.random(batch) < 0.75, rng.normal(1.12, 0.18, batch).clip(0.6, 1.7), 1.0),
+        "saturation": sometimes(0.8, 0.75, 1.55, 1.0),
         "hue_degrees": sometimes(0.3, -6.0, 6.0, 0.0),
         "vibrance": sometimes(0.25, 0.0, 0.4, 0.0),
-        "sharpen": sometimes(0.7, 0.1, 1.2, 0.0),
+        "sharpen": sometimes(0.75, 0.1, 1.2, 0.0),
         "sharpen_radius": rng.uniform(0.5, 1.6, batch),
-        "jpeg_quality": np.where(has_jpeg, rng.integers(60, 99, batch), 0),
+        "jpeg_quality": np.where(rng.random(batch) < 0.85, rng.integers(60, 99, batch), 0),
         "jpeg_subsampling": np.where(rng.random(batch) < 0.55, 2, 0),
     }
     return IspParameters(
@@ -404,15 +427,15 @@ def _denoise(linear: Tensor, strength: Tensor) -> Tensor:
 
 
 def _expose(linear: Tensor, isp: IspParameters) -> Tensor:
-    light = luminance(linear).flatten(1)
-    to_grey = MIDDLE_GREY / light.mean(1).clamp_min(1e-3)
-    to_white = 0.95 / torch.quantile(light[:, ::7], 0.99, dim=1).clamp_min(1e-2)
-    gain = torch.where(
-        isp.auto_exposure == 1,
-        to_grey,
-        torch.where(isp.auto_exposure == 2, to_white, torch.ones_like(to_grey)),
+    light = luminance(linear).flatten(1)[:, ::7]
+    to_grey = (MIDDLE_GREY / light.mean(1).clamp_min(1e-3)).clamp_max(12.0)
+    to_white = (0.95 / torch.quantile(light, 0.99, dim=1).clamp_min(1e-2)).clamp_max(12.0)
+    gain = (
+        torch.where(isp.auto_exposure == 1, to_grey, torch.where(isp.auto_exposure == 2, to_white, 1.0)) * isp.exposure
     )
-    return linear * _column(gain.clamp(0.25, 12.0) * isp.exposure)
+    # nobody publishes a photograph that is mostly white
+    ceiling = 1.2 / torch.quantile(light, 0.8, dim=1).clamp_min(1e-3)
+    return linear * _column(torch.minimum(gain, ceiling))
 
 
 def _local_tone(linear: Tensor, exponent: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """Weights to canonical light: any photograph of any size, whole or in tiles, on CPU or GPU.
 
-``Reconstructor.load()`` gives the released AURA; ``method="upi"`` and ``"linearise"`` give the classical inverses behind the
-same interface.
+``Reconstructor.load()`` gives the released AURA; ``method="upi"`` and ``"linearise"`` give the classical inverses
+behind the same interface.
 """
 
 from __future__ import annotations
@@ -95,8 +95,8 @@ class Reconstructor:
             windows: the parts wanted; None for the whole.
 
         Returns:
-            One ``(3, h, w)`` float32 CPU tensor per window: canonical linear, 1.0 = sensor saturation, not clipped. Each knows the
-            whole photograph, and none depends on which others are asked for.
+            One ``(3, h, w)`` float32 CPU tensor per window: canonical linear, 1.0 = sensor saturation, not clipped.
+            Each knows the whole photograph, and none depends on which others are asked for.
 
         Raises:
             InvalidInputError: wrong dtype or shape, too small, or a window outside the image or odd.
@@ -133,9 +133,7 @@ def load_weights(path: Path) -> Aura:
         WeightsError: damaged, not AURA's, or not matching its own header.
     """
     if not path.is_file():
-        raise MissingFileError(
-            f"No weights at {path}. Train some with 'aura train', or leave --weights out for the released ones."
-        )
+        raise MissingFileError(f"No weights at {path}. Make some with 'aura train', or use the released ones.")
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -145,7 +143,8 @@ def load_weights(path: Path) -> Aura:
     except (SafetensorError, KeyError, ValidationError, RuntimeError) as error:
         first_line = str(error).splitlines()[0]
         raise WeightsError(
-            f"{path} does not hold AURA weights ({type(error).__name__}: {first_line}). Use a file that 'aura train' wrote."
+            f"{path} does not hold AURA weights ({type(error).__name__}: {first_line}). "
+            "Use a file that 'aura train' wrote."
         ) from error
     return model
 

@@ -63,5 +63,5 @@ class _GridAttention(nn.Module):
     def forward(self, features: Tensor, tokens: Tensor) -> Tensor:
         query = self.query(features).flatten(2).transpose(1, 2)
         attended = F.scaled_dot_product_attention(query, self.key(tokens), self.value(tokens))
-        out: Tensor = self.out(attended.transpose(1, 2).unflatten(2, features.shape[-2:]))
+        out: Tensor = self.out(attended.transpose(1, 2).reshape(-1, query.shape[-1], *features.shape[-2:]))
         return out

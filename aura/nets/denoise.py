@@ -55,4 +55,5 @@ class DenoiseNet(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Return the image less its estimated noise, same shape."""
-        return image - self.linear(self.backbone(image) + self.branch(image))
+        cleaned: Tensor = image - self.linear(self.backbone(image) + self.branch(image))
+        return cleaned

@@ -208,21 +208,21 @@ def _run_stage(
             due = state.step % config.validate_every == 0 or state.step == stage.steps
             fresh = judge.score(state.average) if due and stage.name != "denoiser" else None
             score = score if fresh is None else fresh
-            row = {
-                "stage": stage.name,
-                "step": state.step,
-                "loss": float(loss.detach()),
-                "seconds": round(state.seconds, 1),
-            }
-            curves.write(json.dumps(row | ({} if fresh is None else {"validation_psnr_aligned": fresh})) + "\n")
+            value = float(loss.detach())
+            curves.write(_curve_row(stage, state, value, fresh))
             if due:
                 curves.flush()
                 _save_checkpoint(state, config)
             if on_progress is not None:
                 pace = (time.monotonic() - began) / (state.step - first)
                 left = pace * (stage.steps - state.step)
-                on_progress(Progress(stage.name, state.step, stage.steps, row["loss"], left, fresh))
+                on_progress(Progress(stage.name, state.step, stage.steps, value, left, fresh))
     return score
+
+
+def _curve_row(stage: Stage, state: _State, loss: float, fresh: float | None) -> str:
+    row = {"stage": stage.name, "step": state.step, "loss": loss, "seconds": round(state.seconds, 1)}
+    return json.dumps(row if fresh is None else row | {"validation_psnr_aligned": fresh}) + "\n"
 
 
 def _prepare(state: _State, stage: Stage) -> None:

@@ -53,7 +53,7 @@ def draw_pairs(scenes: Sequence[Scene], batch: int, size: int, seed: Sequence[in
     views = torch.stack([draw_view(scene, size, rng) for scene in _draw_scenes(scenes, batch, rng)])
     camera_to_srgb, wb_gains = _draw_cameras(batch, rng)
     pattern = CFA_PATTERNS[int(rng.integers(4))]
-    # Physical, not the safe inverse: the light is known beyond saturation here, so each channel clips where a sensor's does.
+    # Physical, not the safe inverse: the light is known beyond saturation, so each channel clips where a sensor's does.
     camera = apply_matrix(views, torch.linalg.inv(camera_to_srgb)) / wb_gains[..., None, None]
     raw = pack_rgb(camera, pattern).clamp(0.0, 1.0)
     image = develop(_add_noise(raw, rng), pattern, wb_gains, camera_to_srgb, draw_isp(batch, rng))
@@ -61,9 +61,8 @@ def draw_pairs(scenes: Sequence[Scene], batch: int, size: int, seed: Sequence[in
 
 
 def _draw_scenes(scenes: Sequence[Scene], count: int, rng: np.random.Generator) -> list[Scene]:
-    weight = np.array(
-        [KIND_WEIGHTS[scene.kind] / sum(other.kind == scene.kind for other in scenes) for scene in scenes]
-    )
+    of_kind = Counter(scene.kind for scene in scenes)
+    weight = np.array([KIND_WEIGHTS[scene.kind] / of_kind[scene.kind] for scene in scenes])
     return [scenes[index] for index in rng.choice(len(scenes), size=count, p=weight / weight.sum())]
 
 
@@ -87,7 +86,7 @@ def _draw_cameras(batch: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]
 def _add_noise(raw: Tensor, rng: np.random.Generator) -> Tensor:
     """Signal-dependent Gaussian noise, from base ISO to dim light; the ISP sees it, the target does not."""
     batch = raw.shape[0]
-    shot = 10.0 ** rng.uniform(-5.0, -2.8, batch)
+    shot = 10.0 ** rng.uniform(-5.0, -3.0, batch)
     read = shot * 10.0 ** rng.uniform(-3.0, -1.0, batch)
     variance = torch.from_numpy(shot).float().view(-1, 1, 1, 1) * raw + torch.from_numpy(read).float().view(-1, 1, 1, 1)
     noise = torch.from_numpy(rng.standard_normal(raw.shape, dtype=np.float32))

@@ -134,7 +134,7 @@ def draw_view(scene: Scene, size: int, rng: np.random.Generator) -> Tensor:
         rng: decides direction, field of view or crop, flip and exposure.
 
     Returns:
-        Canonical linear ``(3, size, size)`` float32; 1.0 = saturation, values above 1 are light that a sensor will clip.
+        Canonical linear ``(3, size, size)`` float32; 1.0 = saturation, above 1 is light that a sensor will clip.
     """
     view = _project(scene.light, size, rng) if scene.panorama else _crop(scene.light, size, rng)
     if rng.random() < 0.5:
@@ -148,9 +148,12 @@ def _crop(light: Tensor, size: int, rng: np.random.Generator) -> Tensor:
     top = int(rng.integers(light.shape[1] - side + 1))
     left = int(rng.integers(light.shape[2] - side + 1))
     window = light[None, :, top : top + side, left : left + side].float()
-    if side >= size:
-        return F.interpolate(window, (size, size), mode="area")[0]
-    return F.interpolate(window, (size, size), mode="bilinear", align_corners=False)[0]
+    view: Tensor = (
+        F.interpolate(window, (size, size), mode="area")
+        if side >= size
+        else F.interpolate(window, (size, size), mode="bilinear", align_corners=False)
+    )
+    return view.squeeze(0)
 
 
 def _project(light: Tensor, size: int, rng: np.random.Generator) -> Tensor:
@@ -165,9 +168,9 @@ def _project(light: Tensor, size: int, rng: np.random.Generator) -> Tensor:
     longitude = torch.remainder(torch.atan2(x, ahead) + yaw + np.pi, 2 * np.pi) - np.pi
     latitude = torch.atan2(up, torch.hypot(x, ahead))
     grid = torch.stack([longitude / np.pi, -latitude * (2 / np.pi)], dim=-1)
-    return F.grid_sample(light[None].float(), grid[None], mode="bilinear", padding_mode="border", align_corners=False)[
-        0
-    ]
+    source = light[None].float()
+    view: Tensor = F.grid_sample(source, grid[None], mode="bilinear", padding_mode="border", align_corners=False)
+    return view.squeeze(0)
 
 
 def _expose(view: Tensor, kind: SceneKind, rng: np.random.Generator) -> Tensor:
