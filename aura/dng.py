@@ -10,30 +10,33 @@ from __future__ import annotations
 import heapq
 import os
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from pathlib import Path
 from typing import BinaryIO, Final, Literal, NamedTuple
 
 import numpy as np
-import tifffile
 
-from aura.bayer import CfaPattern, cfa_sites
+from aura.bayer import PLANE_CHANNEL, CfaPattern, cfa_sites
 from aura.errors import InvalidInputError
 
 Orientation = Literal[1, 2, 3, 4, 5, 6, 7, 8]
 
-_TIFF_BYTE, _TIFF_ASCII, _TIFF_SHORT, _TIFF_LONG, _TIFF_RATIONAL = 1, 2, 3, 4, 5
-_TIFF_SRATIONAL, _TIFF_DOUBLE = 10, 12
+_BYTE, _ASCII, _SHORT, _LONG, _RATIONAL, _UNDEFINED, _SRATIONAL, _DOUBLE = 1, 2, 3, 4, 5, 7, 10, 12  # TIFF 6.0 types
+_STRUCT_CODE: Final = {
+    _BYTE: "B", _ASCII: "B", _SHORT: "H", _LONG: "I", _RATIONAL: "I", _UNDEFINED: "B", _SRATIONAL: "i", _DOUBLE: "d",
+}  # fmt: skip
+_SUB_IFDS: Final = 330
+_EXIF_IFD: Final = 34665
 _PHOTOMETRIC_CFA: Final = 32803
 _PHOTOMETRIC_RGB: Final = 2
-_COMPRESSION_JPEG: Final = 7
+_UNCOMPRESSED: Final = 1
+_LOSSLESS_JPEG: Final = 7
 _ILLUMINANT_D65: Final = 21  # EXIF 2.3, LightSource
+_PREVIEW_SRGB: Final = 2
 _TILE_SIDE: Final = 256
 _RATIONAL_DENOMINATOR: Final = 1_000_000
-
-Tag = tuple[int, int, int, object, bool]
-"""What tifffile calls an extra tag: code, TIFF type, count, value, written once."""
 
 
 class DngNoise(NamedTuple):
@@ -41,6 +44,35 @@ class DngNoise(NamedTuple):
 
     scale: float
     offset: float
+
+
+class _Tag(NamedTuple):
+    """One TIFF field: code, type, and its values flattened to numbers."""
+
+    code: int
+    type: int
+    values: tuple[float, ...]
+
+
+class _Image(NamedTuple):
+    """Fields of an image, which fields say where its encoded parts lie and how long they are, and the parts."""
+
+    tags: tuple[_Tag, ...]
+    offsets_code: int
+    counts_code: int
+    parts: tuple[bytes, ...]
+
+    @property
+    def byte_count(self) -> int:
+        return sum(map(len, self.parts))
+
+    def with_tags(self, tags: list[_Tag]) -> _Image:
+        return self._replace(tags=(*self.tags, *tags))
+
+    def directory(self, data_start: int) -> list[_Tag]:
+        counts = tuple(map(len, self.parts))
+        offsets = tuple((data_start + np.cumsum((0, *counts[:-1]))).tolist())
+        return [*self.tags, _Tag(self.offsets_code, _LONG, offsets), _Tag(self.counts_code, _LONG, counts)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +118,7 @@ def write_dng(
     """Write one mosaic as a DNG file.
 
     Args:
-        target: a path, or a seekable binary file open for writing.
+        target: a path, or a binary file open for writing.
         raw: digital numbers, uint16: a mosaic ``(H, W)`` with H and W even, or packed ``(4, h, w)`` in R, Gr, Gb, B.
         cfa_pattern: colours at (0,0), (0,1), (1,0), (1,1) of the mosaic.
         black_level: DN, one for all or four in R, Gr, Gb, B.
@@ -108,15 +140,17 @@ def write_dng(
     """
     mosaic = _as_mosaic(np.asarray(raw), cfa_pattern)
     color = DngColor(np.asarray(color_matrix, dtype=np.float64), as_shot_neutral)
+    camera_tags = _camera_tags(make, camera_model, orientation, color, baseline_exposure_ev)
     raw_tags = _mosaic_tags(mosaic.shape, cfa_pattern, _four(black_level, "Black level"), _white(white_level))
-    raw_tags += _noise_tags(noise)
-    camera_tags = _camera_tags(make, camera_model, iso, orientation, color, baseline_exposure_ev)
-    with tifffile.TiffWriter(target, byteorder="<", bigtiff=False) as tiff:
-        if preview is None:
-            _write_mosaic(tiff, mosaic, camera_tags + raw_tags, compress=compress)
-        else:
-            _write_preview(tiff, preview, camera_tags)
-            _write_mosaic(tiff, mosaic, raw_tags, compress=compress)
+    raw_image = _mosaic_image(mosaic, raw_tags + _noise_tags(noise), compress=compress)
+    images = [raw_image] if preview is None else [_preview_image(preview), raw_image]
+    images[0] = images[0].with_tags(camera_tags)
+    parts = _tiff(images, _exif_tags(iso))
+    if isinstance(target, (str, os.PathLike)):
+        with Path(target).open("wb") as file:
+            file.writelines(parts)
+    else:
+        target.writelines(parts)
 
 
 def _as_mosaic(raw: np.ndarray, pattern: CfaPattern) -> np.ndarray:
@@ -145,110 +179,155 @@ def _white(level: float | Sequence[float]) -> int:
     return round(min(_four(level, "White level")))
 
 
-def _mosaic_tags(
-    shape: tuple[int, ...], pattern: CfaPattern, black: tuple[float, ...], white: int
-) -> list[Tag]:
+def _mosaic_tags(shape: tuple[int, ...], pattern: CfaPattern, black: tuple[float, ...], white: int) -> list[_Tag]:
     height, width = shape
     if min(black) >= white:
         raise InvalidInputError(f"White level {white} is not above the black level {black}.")
     cell = {site: plane for plane, site in enumerate(cfa_sites(pattern))}
     planes = [cell[row, column] for row in (0, 1) for column in (0, 1)]
     return [
-        (33421, _TIFF_SHORT, 2, (2, 2), True),  # CFARepeatPatternDim
-        (33422, _TIFF_BYTE, 4, bytes((0, 1, 1, 2)[plane] for plane in planes), True),  # CFAPattern
-        (50710, _TIFF_BYTE, 3, bytes((0, 1, 2)), True),  # CFAPlaneColor: R, G, B
-        (50711, _TIFF_SHORT, 1, 1, True),  # CFALayout: rectangular
-        (50713, _TIFF_SHORT, 2, (2, 2), True),  # BlackLevelRepeatDim
-        (50714, _TIFF_RATIONAL, 4, _rationals(black[plane] for plane in planes), True),  # BlackLevel, by position
-        (50717, _TIFF_LONG, 1, white, True),  # WhiteLevel
-        (50719, _TIFF_LONG, 2, (0, 0), True),  # DefaultCropOrigin
-        (50720, _TIFF_LONG, 2, (width, height), True),  # DefaultCropSize
-        (50829, _TIFF_LONG, 4, (0, 0, height, width), True),  # ActiveArea
+        _Tag(33421, _SHORT, (2, 2)),  # CFARepeatPatternDim
+        _Tag(33422, _BYTE, tuple(PLANE_CHANNEL[plane] for plane in planes)),  # CFAPattern
+        _Tag(50710, _BYTE, (0, 1, 2)),  # CFAPlaneColor: R, G, B
+        _Tag(50711, _SHORT, (1,)),  # CFALayout: rectangular
+        _Tag(50713, _SHORT, (2, 2)),  # BlackLevelRepeatDim
+        _Tag(50714, _RATIONAL, _rationals(black[plane] for plane in planes)),  # BlackLevel, by position
+        _Tag(50717, _LONG, (white,)),  # WhiteLevel
+        _Tag(50719, _LONG, (0, 0)),  # DefaultCropOrigin
+        _Tag(50720, _LONG, (width, height)),  # DefaultCropSize
+        _Tag(50829, _LONG, (0, 0, height, width)),  # ActiveArea
     ]
 
 
-def _noise_tags(noise: DngNoise | Sequence[DngNoise] | None) -> list[Tag]:
+def _noise_tags(noise: DngNoise | Sequence[DngNoise] | None) -> list[_Tag]:
     if noise is None:
         return []
     pairs = np.asarray(noise, dtype=np.float64).reshape(-1, 2)
     if len(pairs) not in {1, 3} or not (pairs >= 0).all():
-        raise InvalidInputError(f"Noise profile is {noise}; expected one or three (scale, offset) pairs, none negative.")
-    return [(51041, _TIFF_DOUBLE, pairs.size, tuple(pairs.ravel().tolist()), True)]  # NoiseProfile
+        raise InvalidInputError(f"Noise profile is {noise}; expected one or three (scale, offset) pairs, at least 0.")
+    return [_Tag(51041, _DOUBLE, tuple(pairs.ravel().tolist()))]  # NoiseProfile
 
 
 def _camera_tags(
-    make: str,
-    model: str,
-    iso: int | None,
-    orientation: Orientation,
-    color: DngColor,
-    baseline_exposure_ev: float | None,
-) -> list[Tag]:
+    make: str, model: str, orientation: Orientation, color: DngColor, baseline_exposure_ev: float | None
+) -> list[_Tag]:
     if orientation not in range(1, 9):
         raise InvalidInputError(f"Orientation is {orientation}; expected an EXIF orientation from 1 to 8.")
-    tags: list[Tag] = [
-        (271, _TIFF_ASCII, 0, _ascii(make, "Make"), True),
-        (272, _TIFF_ASCII, 0, _ascii(model, "Camera model"), True),
-        (274, _TIFF_SHORT, 1, orientation, True),
-        (50706, _TIFF_BYTE, 4, bytes((1, 4, 0, 0)), True),  # DNGVersion
-        (50707, _TIFF_BYTE, 4, bytes((1, 1, 0, 0)), True),  # DNGBackwardVersion
-        (50708, _TIFF_ASCII, 0, _ascii(model, "Camera model"), True),  # UniqueCameraModel
-        (50721, _TIFF_SRATIONAL, 9, _rationals(color.color_matrix.ravel()), True),  # ColorMatrix1
-        (50728, _TIFF_RATIONAL, 3, _rationals(color.as_shot_neutral), True),  # AsShotNeutral
-        (50778, _TIFF_SHORT, 1, _ILLUMINANT_D65, True),  # CalibrationIlluminant1
+    tags = [
+        _Tag(271, _ASCII, _ascii(make, "Make")),
+        _Tag(272, _ASCII, _ascii(model, "Camera model")),
+        _Tag(274, _SHORT, (orientation,)),
+        _Tag(50706, _BYTE, (1, 4, 0, 0)),  # DNGVersion
+        _Tag(50707, _BYTE, (1, 1, 0, 0)),  # DNGBackwardVersion
+        _Tag(50708, _ASCII, _ascii(model, "Camera model")),  # UniqueCameraModel
+        _Tag(50721, _SRATIONAL, _rationals(color.color_matrix.ravel())),  # ColorMatrix1
+        _Tag(50728, _RATIONAL, _rationals(color.as_shot_neutral)),  # AsShotNeutral
+        _Tag(50778, _SHORT, (_ILLUMINANT_D65,)),  # CalibrationIlluminant1
     ]
-    if iso is not None:
-        tags.append((34855, _TIFF_SHORT, 1, min(int(iso), 65535), True))  # ISOSpeedRatings saturates by EXIF 2.3
     if baseline_exposure_ev is not None:
-        tags.append((50730, _TIFF_SRATIONAL, 1, _rationals([baseline_exposure_ev]), True))  # BaselineExposure
+        tags.append(_Tag(50730, _SRATIONAL, _rationals([baseline_exposure_ev])))  # BaselineExposure
     return tags
 
 
-def _ascii(text: str, name: str) -> str:
+def _exif_tags(iso: int | None) -> list[_Tag]:
+    tags = [_Tag(36864, _UNDEFINED, tuple(b"0230"))]  # ExifVersion
+    if iso is not None:
+        tags.append(_Tag(34855, _SHORT, (min(int(iso), 65535),)))  # PhotographicSensitivity; 65535 means "or more"
+    return tags
+
+
+def _ascii(text: str, name: str) -> tuple[int, ...]:
     if not text or not text.isascii() or not text.isprintable():
         raise InvalidInputError(f"{name} is {text!r}; TIFF holds printable ASCII only, and it must not be empty.")
-    return text
+    return tuple(text.encode("ascii") + b"\0")
 
 
-def _rationals(values: Iterator[float] | Sequence[float] | np.ndarray) -> tuple[int, ...]:
+def _rationals(values: Iterable[float]) -> tuple[int, ...]:
     """Flatten numbers to numerator, denominator pairs, exact for integers."""
     pairs = (Fraction(round(float(value) * _RATIONAL_DENOMINATOR), _RATIONAL_DENOMINATOR) for value in values)
     return tuple(part for pair in pairs for part in pair.as_integer_ratio())
 
 
-def _write_preview(tiff: tifffile.TiffWriter, preview: np.ndarray, tags: list[Tag]) -> None:
-    if preview.dtype != np.uint8 or preview.ndim != 3 or preview.shape[2] != 3:
+def _preview_image(preview: np.ndarray) -> _Image:
+    if preview.dtype != np.uint8 or preview.ndim != 3 or preview.shape[2] != 3 or preview.size == 0:
         raise InvalidInputError(f"Preview is {preview.shape} {preview.dtype}; expected (h, w, 3) uint8.")
-    tiff.write(
-        preview, photometric=_PHOTOMETRIC_RGB, subfiletype=1, subifds=1, metadata=None, software="", extratags=tags
-    )
+    tags = [
+        _Tag(254, _LONG, (1,)),  # NewSubfileType: reduced image
+        *_layout_tags(preview.shape, (8, 8, 8), _PHOTOMETRIC_RGB, _UNCOMPRESSED),
+        _Tag(278, _LONG, (preview.shape[0],)),  # RowsPerStrip
+        _Tag(50970, _LONG, (_PREVIEW_SRGB,)),  # PreviewColorSpace
+    ]
+    return _Image(tuple(tags), 273, 279, (preview.tobytes(),))
 
 
-def _write_mosaic(tiff: tifffile.TiffWriter, mosaic: np.ndarray, tags: list[Tag], *, compress: bool) -> None:
-    options = {"photometric": _PHOTOMETRIC_CFA, "subfiletype": 0, "metadata": None, "software": "", "extratags": tags}
-    # LibRaw misreads a tile wider than the image, and TIFF wants multiples of 16
+def _mosaic_image(mosaic: np.ndarray, tags: list[_Tag], *, compress: bool) -> _Image:
+    tags = [_Tag(254, _LONG, (0,)), *tags]  # NewSubfileType: full image
+    # TIFF wants multiples of 16, and LibRaw misreads a tile wider than the image
     tile = tuple(min(_TILE_SIDE, side // 16 * 16) for side in mosaic.shape)
     if not compress or 0 in tile:
-        tiff.write(mosaic, **options)
-        return
-    tiff.write(
-        (encode_lossless_jpeg(part) for part in _tiles(mosaic, tile)),
-        shape=mosaic.shape,
-        dtype=np.uint16,
-        compression=_COMPRESSION_JPEG,
-        tile=tile,
-        **options,
-    )
+        tags += _layout_tags(mosaic.shape, (16,), _PHOTOMETRIC_CFA, _UNCOMPRESSED)
+        tags.append(_Tag(278, _LONG, (mosaic.shape[0],)))  # RowsPerStrip
+        return _Image(tuple(tags), 273, 279, (mosaic.astype("<u2").tobytes(),))
+    tags += _layout_tags(mosaic.shape, (16,), _PHOTOMETRIC_CFA, _LOSSLESS_JPEG)
+    tags += [_Tag(322, _LONG, (tile[1],)), _Tag(323, _LONG, (tile[0],))]  # TileWidth, TileLength
+    return _Image(tuple(tags), 324, 325, tuple(encode_lossless_jpeg(part) for part in _tiles(mosaic, tile)))
+
+
+def _layout_tags(shape: tuple[int, ...], bits: tuple[int, ...], photometric: int, compression: int) -> list[_Tag]:
+    return [
+        _Tag(256, _LONG, (shape[1],)),  # ImageWidth
+        _Tag(257, _LONG, (shape[0],)),  # ImageLength
+        _Tag(258, _SHORT, bits),  # BitsPerSample
+        _Tag(259, _SHORT, (compression,)),
+        _Tag(262, _SHORT, (photometric,)),
+        _Tag(277, _SHORT, (len(bits),)),  # SamplesPerPixel
+        _Tag(284, _SHORT, (1,)),  # PlanarConfiguration: samples of a pixel together
+    ]
+
+
+def _tiff(images: list[_Image], exif: list[_Tag]) -> list[bytes]:
+    """Lay out a little-endian TIFF: header, directories, then pixel data.
+
+    The first image is the main directory; a second one hangs below it. A directory's size does not depend on the
+    offsets in it, so they are laid out with zeros first.
+    """
+    main, *below = images
+    pointers = [_Tag(_EXIF_IFD, _LONG, (0,))] + [_Tag(_SUB_IFDS, _LONG, (0,))] * bool(below)
+    drafts = [_directory([*main.directory(0), *pointers], 0), _directory(exif, 0)]
+    drafts += [_directory(image.directory(0), 0) for image in below]
+    starts = [int(start) for start in np.cumsum([8] + [len(draft) for draft in drafts])]
+    data_starts = [int(start) for start in np.cumsum([starts[-1]] + [image.byte_count for image in images])]
+    pointers = [_Tag(_EXIF_IFD, _LONG, (starts[1],))] + [_Tag(_SUB_IFDS, _LONG, (starts[2],))] * bool(below)
+    directories = [_directory([*main.directory(data_starts[0]), *pointers], starts[0]), _directory(exif, starts[1])]
+    directories += [_directory(image.directory(data_starts[1]), starts[2]) for image in below]
+    return [b"II" + struct.pack("<HI", 42, 8), *directories, *(part for image in images for part in image.parts)]
+
+
+def _directory(tags: Sequence[_Tag], start: int) -> bytes:
+    """Encode one directory that begins at file offset ``start``; values over four bytes follow its entries."""
+    entries, values = b"", b""
+    values_start = start + 2 + 12 * len(tags) + 4
+    for tag in sorted(tags):
+        payload = struct.pack(f"<{len(tag.values)}{_STRUCT_CODE[tag.type]}", *tag.values)
+        count = len(tag.values) // (2 if tag.type in {_RATIONAL, _SRATIONAL} else 1)
+        entries += struct.pack("<HHI", tag.code, tag.type, count)
+        if len(payload) <= 4:
+            entries += payload.ljust(4, b"\0")
+        else:
+            entries += struct.pack("<I", values_start + len(values))
+            values += payload + b"\0" * (len(payload) % 2)  # offsets must be even
+    return struct.pack("<H", len(tags)) + entries + bytes(4) + values
 
 
 def _tiles(mosaic: np.ndarray, tile: tuple[int, ...]) -> Iterator[np.ndarray]:
-    """Cut into tiles, row by row; the last ones are filled by repeating whole cells, which costs few bits."""
+    """Cut into tiles, row by row; the last ones are filled up with repeated cells, about one bit a sample."""
     for top in range(0, mosaic.shape[0], tile[0]):
         for left in range(0, mosaic.shape[1], tile[1]):
             part = mosaic[top : top + tile[0], left : left + tile[1]]
-            rows = np.minimum(np.arange(tile[0]), part.shape[0] - 2 + np.arange(tile[0]) % 2)
-            columns = np.minimum(np.arange(tile[1]), part.shape[1] - 2 + np.arange(tile[1]) % 2)
-            yield part[rows[:, None], columns]
+            height, width = part.shape
+            columns = np.arange(tile[1])
+            wide = part[:, np.minimum(columns, width - 2 + columns % 2)]
+            yield np.concatenate([wide, np.tile(wide[-2:, :2], ((tile[0] - height) // 2, tile[1] // 2))])
 
 
 def encode_lossless_jpeg(mosaic: np.ndarray) -> bytes:
@@ -282,7 +361,7 @@ def encode_lossless_jpeg(mosaic: np.ndarray) -> bytes:
 
 
 def _differences(mosaic: np.ndarray) -> np.ndarray:
-    """Each sample less its prediction, in stream order: from the left, at the left edge from above, 2^15 at the start."""
+    """Each sample less its prediction, in stream order: the left neighbour, at the left edge the upper, 2^15 at first."""
     samples = mosaic.astype(np.int32)
     prediction = np.empty_like(samples)
     prediction[:, 2:] = samples[:, :-2]

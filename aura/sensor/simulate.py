@@ -24,8 +24,9 @@ HIGHLIGHT_START: Final = 0.9
 """Least balanced channel from which highlights are carried to saturation (Brooks et al. 2019, section 3.4)."""
 
 DAYLIGHT_LEAST_KELVIN: Final = 4000.0
-COLDEST_KELVIN: Final = 25000.0
-WARMEST_KELVIN: Final = 1667.0
+COLDEST_KELVIN: Final = 15000.0
+WARMEST_KELVIN: Final = 2000.0
+"""Candle light; below, a matrix calibrated for D65 asks for gains no camera has."""
 
 _CAPTURE_STREAM: Final = 0x63617074  # keeps these draws apart from others of the same seed
 
@@ -145,7 +146,7 @@ def illuminant_xyz(kelvin: float) -> np.ndarray:
     daylight is that much greener than a black body.
 
     Args:
-        kelvin: correlated colour temperature, 1667 to 25000 K.
+        kelvin: correlated colour temperature, 2000 to 15000 K.
 
     Raises:
         InvalidInputError: the temperature is outside that range.
