@@ -53,6 +53,11 @@ def parse_cluster(setting: str) -> Cluster:
     return Cluster(None, int(count) if count else _default_workers())
 
 
+def configured_cluster() -> Cluster:
+    """Read the cluster setting of the environment, ``AURA_CLUSTER``; ``local`` if it is not set."""
+    return parse_cluster(os.environ.get("AURA_CLUSTER", "local"))
+
+
 def require_cluster(cluster: Cluster) -> None:
     """Check that an existing scheduler answers and has workers.
 

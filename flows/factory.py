@@ -1,0 +1,408 @@
+"""The factory: corpus -> index -> plan -> shards -> quality -> version, as one Prefect flow.
+
+Killing it at any moment loses at most work. Run again, it goes on: a dataset that was planned is not planned again,
+and a committed shard is not made again.
+"""
+
+import itertools
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Annotated, Any, Final
+
+import prefect.runtime
+import pyarrow as pa
+from prefect import State, Task, flow, get_run_logger, task
+from prefect.cache_policies import NO_CACHE
+from prefect.context import FlowRunContext
+from prefect.futures import PrefectFuture
+from prefect.tasks import exponential_backoff
+from prefect_dask.task_runners import DaskTaskRunner
+from pydantic import AfterValidator
+
+from aura.errors import AuraError, DatasetConflictError, InvalidInputError, StorageError
+from aura.reconstruct import Reconstructor
+from aura.sensor.catalog import load_profile
+from aura.sensor.profile import SensorProfile
+from aura.sensor.simulate import draw_capture
+from flows.artifacts import ProgressArtifact, leave_contact_sheet, leave_quality, leave_summary
+from flows.pictures import choose_rows, triptychs
+from flows.progress import report as report_progress
+from flows.quality import Quality, measure_quality, require_gates
+from flows.report import report_path, write_report
+from flows.runner import build_runner, configured_cluster, worker_count
+from flows.shard import ShardReport, synthesize_shard
+from storage.corpus import check_corpus
+from storage.dataset import Dataset, create_or_open, find_dataset
+from storage.index import ingest, read_index, write_index
+from storage.location import locate
+from storage.plan import plan_samples, write_plan
+from storage.recipe import Recipe
+from storage.versions import list_versions, publish
+
+_SHARDS_PER_WORKER: Final = 2  # one being made, one waiting: workers never idle, and a stop loses little
+_RETRIES: Final = 4
+_FIRST_RETRY_S: Final = 1.0
+_FAILURES_BEFORE_STOP: Final = 3
+_PICTURED_SAMPLES: Final = 6
+
+
+class ShardsFailedError(AuraError, RuntimeError):
+    """Some shards could not be made, for a reason that is not the storage's."""
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What was found good before any work.
+
+    Attributes:
+        recipe: the recipe.
+        dataset_url: where the dataset lies or shall lie.
+        profiles: sensor profile of each of the recipe's cameras, by the recipe's word for it.
+        model_digest: of the method and its weights.
+        dataset: the dataset, if the recipe has made or begun it.
+    """
+
+    recipe: Recipe
+    dataset_url: str
+    profiles: Mapping[str, SensorProfile]
+    model_digest: str
+    dataset: Dataset | None
+
+
+@dataclass(frozen=True)
+class FactoryResult:
+    """What a run came to.
+
+    Attributes:
+        dataset_url: where the dataset lies.
+        version: the published version.
+        report_url: its HTML report.
+        samples: samples of the version.
+        shards_made: shards that this run made.
+        shards_found: shards that were committed before.
+        rejected_sources: files that gave no sample, by reason.
+        sources: files of the corpus.
+        quality: mean of each measure, by column.
+        pixels: valid mosaic pixels that this run made.
+        seconds: wall time of the run.
+        flow_run_id: the run in Prefect; None if there was nothing to run.
+    """
+
+    dataset_url: str
+    version: int
+    report_url: str
+    samples: int
+    shards_made: int
+    shards_found: int
+    rejected_sources: Mapping[str, int]
+    sources: int
+    quality: Mapping[str, float]
+    pixels: int = 0
+    seconds: float = 0.0
+    flow_run_id: str | None = None
+
+
+def check(recipe: Recipe, dataset_url: str) -> Checked:
+    """Check everything that can be checked before any work; nothing is written.
+
+    Raises:
+        AuraError: the first thing that is wrong, in one sentence that says what to do.
+    """
+    url = locate(dataset_url).url
+    _require_apart(recipe.corpus, url)
+    profiles = {camera: load_profile(camera) for camera in recipe.cameras}
+    for profile in profiles.values():
+        _require_captures(profile, recipe)
+    model_digest = Reconstructor.load(recipe.method, Path(recipe.weights) if recipe.weights else None).digest
+    dataset = find_dataset(url, recipe, model_digest)
+    if dataset is None:
+        check_corpus(recipe.corpus)
+    else:
+        _require_same_profiles(dataset, profiles)
+    return Checked(recipe, url, profiles, model_digest, dataset)
+
+
+def finished(checked: Checked) -> FactoryResult | None:
+    """Tell what an earlier run came to, if it left nothing to do; None otherwise.
+
+    Raises:
+        GateError: the dataset is whole, and the recipe's gates refuse it.
+    """
+    dataset = checked.dataset
+    if dataset is None or dataset.missing_shards():
+        return None
+    numbers = list_versions(dataset)
+    report = dataset.location.join(*report_path(max(numbers, default=0)).split("/"))
+    if not numbers or not report.exists():
+        return None
+    quality = measure_quality(dataset, read_index(dataset.location), dataset.committed_shards())
+    require_gates(quality, checked.recipe.gates)
+    return _result(dataset, quality, (max(numbers), report.url), [])
+
+
+def _flow_run_name() -> str:
+    parameters = prefect.runtime.flow_run.parameters
+    recipe: Any = parameters["recipe"]
+    corpus = recipe.corpus if isinstance(recipe, Recipe) else recipe["corpus"]
+    return f"{locate(corpus).name} -> {locate(parameters['dataset']).name}"
+
+
+def _url(text: str) -> str:
+    return locate(text).url
+
+
+def _worth_retrying(_task: Task[..., Any], _run: Any, state: State[Any]) -> bool:
+    """Tell whether time may mend a failure: the storage's may, a wrong recipe or wrong weights stay so."""
+    return isinstance(state.data, StorageError) or not isinstance(state.data, AuraError)
+
+
+@flow(
+    name="factory",
+    flow_run_name=_flow_run_name,
+    task_runner=build_runner(configured_cluster()),
+    persist_result=False,
+    description="Make a RAW dataset of a corpus of photographs: ingest, plan, synthesize, evaluate, publish.",
+)
+def factory(
+    recipe: Recipe, dataset: Annotated[str, AfterValidator(_url)], in_flight: int | None = None
+) -> FactoryResult:
+    """Make a dataset, or finish one that was begun.
+
+    Args:
+        recipe: what to make.
+        dataset: where to put it: a path or a URL. Credentials come from the environment, never from here.
+        in_flight: shards submitted at once; None for two per worker.
+
+    Raises:
+        AuraError: refused before any work, or refused by the storage, or a gate failed; the message says which.
+    """
+    started = time.perf_counter()
+    checked = check(recipe, dataset)
+    made = checked.dataset or plan_dataset(checked, ingest_corpus(checked))
+    reports = _synthesize(made, in_flight)
+    index = read_index(made.location)
+    quality = evaluate(made, index)
+    published = publish_dataset(made, quality, index)
+    result = _result(made, quality, published, reports, time.perf_counter() - started)
+    _summarise(result)
+    return result
+
+
+@task(name="ingest", cache_policy=NO_CACHE, persist_result=False)
+def ingest_corpus(checked: Checked) -> pa.Table:
+    """Look at every file of the corpus and write the index."""
+    recipe = checked.recipe
+    table = ingest(recipe.corpus, recipe.limits, on_progress=partial(report_progress, "ingest"))
+    write_index(checked.dataset_url, table)
+    refused = table.num_rows - table["reject_reason"].null_count
+    get_run_logger().info("%d files listed, %d of them refused", table.num_rows, refused)
+    return table
+
+
+@task(name="plan", cache_policy=NO_CACHE, persist_result=False)
+def plan_dataset(checked: Checked, index: pa.Table) -> Dataset:
+    """Plan every sample and, when the plan is whole, make the dataset's group: from here on a run can go on."""
+    plan = plan_samples(index, checked.recipe, checked.model_digest)
+    summary = write_plan(checked.dataset_url, _with_profile_names(plan, checked.profiles))
+    get_run_logger().info("%d samples in %d shards planned", summary.samples, summary.shards)
+    profiles = list(checked.profiles.values())
+    return create_or_open(checked.dataset_url, checked.recipe, checked.model_digest, profiles, summary.samples)
+
+
+@task(
+    name="shard",
+    task_run_name="shard-{shard:08d}",
+    cache_policy=NO_CACHE,
+    persist_result=False,
+    retries=_RETRIES,
+    retry_delay_seconds=exponential_backoff(_FIRST_RETRY_S),
+    retry_jitter_factor=0.5,
+    retry_condition_fn=_worth_retrying,
+)
+def make_shard(dataset_url: str, shard: int) -> ShardReport:
+    """Make and commit one shard on a worker."""
+    made = synthesize_shard(dataset_url, shard)
+    if made.skipped:
+        get_run_logger().info("Shard %d was committed already", shard)
+    else:
+        get_run_logger().info(
+            "Shard %d: %d samples, %d rejects, %.1f s", shard, made.samples, made.rejects, made.seconds
+        )
+    return made
+
+
+@task(name="evaluate", cache_policy=NO_CACHE, persist_result=False)
+def evaluate(dataset: Dataset, index: pa.Table) -> Quality:
+    """Gather the quality, show it, and hold it against the recipe's gates."""
+    quality = measure_quality(dataset, index, dataset.committed_shards())
+    url = dataset.location.url
+    leave_quality(url, quality)
+    if quality.samples.num_rows:
+        chosen = choose_rows(quality.samples.to_pylist(), _PICTURED_SAMPLES)
+        leave_contact_sheet(url, triptychs(dataset, chosen))
+    require_gates(quality, dataset.recipe.gates)
+    return quality
+
+
+@task(name="publish", cache_policy=NO_CACHE, persist_result=False)
+def publish_dataset(dataset: Dataset, quality: Quality, index: pa.Table) -> tuple[int, str]:
+    """Publish a version unless the latest one holds the same, and write its report; number and report's place."""
+    number = publish(dataset)
+    get_run_logger().info("Version %d published", number)
+    return number, write_report(dataset, number, quality, index, reading_example(dataset.location.url, number))
+
+
+def reading_example(dataset_url: str, version: int) -> str:
+    """Code that reads a version in training."""
+    return "\n".join(
+        (
+            "from torch.utils.data import DataLoader",
+            "from storage.reading import RawDataset",
+            "",
+            f"dataset = RawDataset({dataset_url!r}, version={version})",
+            "for batch in DataLoader(dataset, batch_size=8, num_workers=2):",
+            '    raw = batch["raw"]  # float32 [8, 4, h, w]: R, Gr, Gb, B; 0 = black, 1 = saturation',
+        )
+    )
+
+
+def _require_apart(corpus_url: str, dataset_url: str) -> None:
+    corpus, dataset = f"{corpus_url}/", f"{dataset_url}/"
+    if dataset.startswith(corpus) or corpus.startswith(dataset):
+        raise InvalidInputError(
+            f"The dataset {dataset_url} and the corpus {corpus_url} lie inside each other, so that made files would be "
+            "taken for photographs; choose a place for the dataset outside the corpus."
+        )
+
+
+def _require_captures(profile: SensorProfile, recipe: Recipe) -> None:
+    """Take a picture at each end of the recipe's ranges: what a worker would refuse is refused here."""
+    isos = recipe.iso if isinstance(recipe.iso, tuple) else (recipe.iso,)
+    lights = [(kelvin, kelvin) for kelvin in recipe.illuminant_kelvin] if recipe.illuminant_kelvin else [None]
+    model = "none" if recipe.noise == "none" else recipe.noise_model
+    for iso, light in itertools.product(isos, lights):
+        draw_capture(profile, iso, seed=0, noise_model=model, illuminant_kelvin=light)
+
+
+def _require_same_profiles(dataset: Dataset, profiles: Mapping[str, SensorProfile]) -> None:
+    for profile in profiles.values():
+        if dataset.profiles.get(profile.name) != profile.model_dump(mode="json"):
+            raise DatasetConflictError(
+                f"{dataset.location.url} was begun with another profile of the camera {profile.name}. Give back that "
+                "profile, or make a new dataset."
+            )
+
+
+def _with_profile_names(plan: pa.Table, profiles: Mapping[str, SensorProfile]) -> pa.Table:
+    """Replace a profile's file name, which only this machine may know, by the name the dataset keeps it under."""
+    column = plan.schema.get_field_index("camera")
+    names = [profiles[camera].name for camera in plan["camera"].to_pylist()]
+    return plan.set_column(column, plan.schema.field("camera"), pa.array(names))
+
+
+def _synthesize(dataset: Dataset, in_flight: int | None) -> list[ShardReport]:
+    """Make every shard that is missing, a bounded number at a time. Without any, no cluster is started."""
+    missing, total = dataset.missing_shards(), dataset.shard_count
+    bar = ProgressArtifact.start(dataset.location.url, total, total - len(missing))
+    report_progress("synthesize", total - len(missing), total)
+    get_run_logger().info("%d of %d shards are to be made", len(missing), total)
+    reports: list[ShardReport] = []
+    failures: list[Exception] = []
+    for outcome in _outcomes(dataset.location.url, missing, in_flight):
+        if isinstance(outcome, Exception):
+            failures.append(outcome)
+            if isinstance(outcome, StorageError) or len(failures) == _FAILURES_BEFORE_STOP:
+                break
+            continue
+        reports.append(outcome)
+        done = total - len(missing) + len(reports)
+        bar.move(done)
+        report_progress("synthesize", done, total)
+    _raise_failures(failures, len(missing) - len(reports))
+    return reports
+
+
+def _outcomes(dataset_url: str, shards: list[int], in_flight: int | None) -> Iterator[ShardReport | Exception]:
+    """Submit shards, and give what became of each as soon as it is known."""
+    if not shards:
+        return
+    limit = in_flight or _SHARDS_PER_WORKER * worker_count(_task_runner())
+    waiting = iter(shards)
+    finished_futures: SimpleQueue[PrefectFuture[ShardReport]] = SimpleQueue()
+
+    def submit(shard: int) -> None:
+        make_shard.submit(dataset_url, shard).add_done_callback(finished_futures.put)
+
+    for shard in itertools.islice(waiting, limit):
+        submit(shard)
+    for _ in shards:
+        future = finished_futures.get()
+        try:
+            outcome: ShardReport | Exception = future.result()
+        except Exception as error:  # noqa: BLE001 -- whatever a worker raised, or its loss; it is judged by the caller
+            outcome = error
+        yield outcome
+        for shard in itertools.islice(waiting, 1):
+            submit(shard)
+
+
+def _raise_failures(failures: list[Exception], unmade: int) -> None:
+    for failure in failures:
+        if isinstance(failure, AuraError):
+            raise failure
+    if failures:
+        raise ShardsFailedError(
+            f"{unmade} shards were not made; the first failed with {type(failures[0]).__name__}: {failures[0]}. "
+            "What was made is kept: mend the cause and run again."
+        ) from failures[0]
+
+
+def _task_runner() -> DaskTaskRunner:
+    context = FlowRunContext.get()
+    runner = context.task_runner if context else None
+    if not isinstance(runner, DaskTaskRunner):
+        raise InvalidInputError("The factory runs on Dask only; leave its task runner as it is.")
+    return runner
+
+
+def _result(
+    dataset: Dataset, quality: Quality, published: tuple[int, str], reports: list[ShardReport], seconds: float = 0.0
+) -> FactoryResult:
+    made = [report for report in reports if not report.skipped]
+    run_id = prefect.runtime.flow_run.id
+    return FactoryResult(
+        dataset_url=dataset.location.url,
+        version=published[0],
+        report_url=published[1],
+        samples=quality.samples.num_rows,
+        shards_made=len(made),
+        shards_found=dataset.shard_count - len(made),
+        rejected_sources=dict(quality.rejected_sources),
+        sources=quality.sources,
+        quality={each.measure.column: each.mean for each in quality.distributions},
+        pixels=sum(report.pixels for report in made),
+        seconds=seconds,
+        flow_run_id=str(run_id) if run_id else None,
+    )
+
+
+def _summarise(result: FactoryResult) -> None:
+    rate = result.pixels / 1e6 / result.seconds if result.seconds else 0.0
+    facts = {
+        "Dataset": f"`{result.dataset_url}`",
+        "Version": str(result.version),
+        "Report": f"`{result.report_url}`",
+        "Samples": str(result.samples),
+        "Sources": f"{result.sources}, of which {sum(result.rejected_sources.values())} rejected",
+        "Shards": f"{result.shards_made} made, {result.shards_found} found made",
+        "Throughput": f"{rate:.2f} megapixels of RAW a second, all steps included"
+        if result.shards_made
+        else "nothing was left to make",
+        "Wall time": f"{result.seconds:.1f} s",
+    }
+    reading = reading_example(result.dataset_url, result.version)
+    leave_summary(result.dataset_url, facts, result.rejected_sources, reading)

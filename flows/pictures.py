@@ -1,0 +1,131 @@
+"""Pictures of samples for a person to judge: the source, the synthesized RAW rendered, and their difference."""
+
+import base64
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from torch import Tensor
+
+from aura.errors import RejectedImageError
+from aura.isp import render
+from aura.metrics import match_tone
+from aura.sensor.simulate import normalise_raw
+from storage.corpus import read_source
+from storage.dataset import Dataset
+from storage.photograph import decode
+from storage.plan import place, read_shard_plan
+
+DIFFERENCE_GAIN: Final = 4
+_JPEG_QUALITY: Final = 80
+_GAP_PX: Final = 4
+
+Pixels = npt.NDArray[np.uint8]
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Triptych:
+    """One sample as three pictures of the same size, uint8 ``(H, W, 3)``.
+
+    Attributes:
+        row: its row of the samples table.
+        source: the photograph's pixels.
+        rendered: the synthesized RAW through the reference renderer.
+        difference: |source - rendered with exposure and tone matched|, amplified :data:`DIFFERENCE_GAIN` times.
+    """
+
+    row: Row
+    source: Pixels
+    rendered: Pixels
+    difference: Pixels
+
+
+def choose_rows(rows: Sequence[Row], count: int, column: str = "cycle_psnr_matched_db") -> list[Row]:
+    """Choose rows spread evenly from the worst to the best, no two of one source while there are enough sources."""
+    ranked = sorted(rows, key=lambda row: (row[column] is None, row[column] or 0.0, row["index"]))
+    distinct: dict[str, Row] = {}
+    for row in ranked:
+        distinct.setdefault(row["source_uri"], row)
+    pool = list(distinct.values()) if len(distinct) >= count else ranked
+    return [pool[round(position)] for position in np.linspace(0, len(pool) - 1, min(count, len(pool)))]
+
+
+def triptychs(dataset: Dataset, rows: Iterable[Row]) -> list[Triptych]:
+    """Read samples and picture them; one whose source is neither stored nor there any more is left out."""
+    raw, srgb = dataset.open_raw(), dataset.open_srgb()
+    pictured = []
+    for row in rows:
+        height, width = row["valid_height_px"], row["valid_width_px"]
+        if srgb is not None:
+            source = np.asarray(srgb[row["index"], :, :height, :width]).transpose(1, 2, 0)
+        else:
+            found = _source_of(dataset, row)
+            if found is None:
+                continue
+            source = found
+        mosaic = np.asarray(raw[row["index"], :, : height // 2, : width // 2])
+        pictured.append(_triptych(row, source, mosaic))
+    return pictured
+
+
+def render_row(raw_dn: npt.NDArray[np.uint16], row: Row) -> Tensor:
+    """Render a stored sample by the reference renderer.
+
+    Args:
+        raw_dn: ``(4, h, w)`` DN.
+        row: its row of the samples table.
+
+    Returns:
+        sRGB ``(3, 2h, 2w)`` float32 in [0, 1].
+    """
+    normalised = normalise_raw(torch.from_numpy(raw_dn.astype(np.int32)), row["black_level_dn"], row["white_level_dn"])
+    matrix = torch.tensor(row["camera_to_srgb"], dtype=torch.float32).reshape(3, 3)
+    return render(normalised, row["cfa_pattern"], torch.tensor(row["wb_gains"], dtype=torch.float32), matrix)
+
+
+def data_uri(picture: Pixels, max_side: int) -> str:
+    """Encode a picture as a small JPEG in a ``data:`` URI, so that a page needs no other file."""
+    image = Image.fromarray(picture)
+    image.thumbnail((max_side, max_side), Image.Resampling.LANCZOS)
+    encoded = io.BytesIO()
+    image.save(encoded, "JPEG", quality=_JPEG_QUALITY, optimize=True)
+    return "data:image/jpeg;base64," + base64.b64encode(encoded.getvalue()).decode("ascii")
+
+
+def contact_sheet(pictured: Sequence[Triptych], side: int) -> Pixels:
+    """Lay triptychs under each other, three squares of ``side`` pixels a row; uint8 ``(H, W, 3)``."""
+    sheet = Image.new("RGB", (3 * side + 2 * _GAP_PX, max(1, len(pictured) * (side + _GAP_PX) - _GAP_PX)), "white")
+    for line, sample in enumerate(pictured):
+        for column, picture in enumerate((sample.source, sample.rendered, sample.difference)):
+            image = Image.fromarray(picture)
+            image.thumbnail((side, side), Image.Resampling.LANCZOS)
+            left = column * (side + _GAP_PX) + (side - image.width) // 2
+            sheet.paste(image, (left, line * (side + _GAP_PX) + (side - image.height) // 2))
+    return np.asarray(sheet)
+
+
+def _triptych(row: Row, source: Pixels, mosaic: npt.NDArray[np.uint16]) -> Triptych:
+    rendered = render_row(mosaic, row)
+    reference = torch.from_numpy(np.ascontiguousarray(source)).permute(2, 0, 1) / 255
+    matched = match_tone(rendered[None], reference[None])[0]
+    return Triptych(row, source, _pixels(rendered), _pixels((matched - reference).abs() * DIFFERENCE_GAIN))
+
+
+def _pixels(image: Tensor) -> Pixels:
+    scaled = (image.clamp(0, 1) * 255).round().to(torch.uint8)
+    return np.ascontiguousarray(scaled.permute(1, 2, 0).numpy())
+
+
+def _source_of(dataset: Dataset, row: Row) -> Pixels | None:
+    shard = row["index"] // dataset.recipe.shard_size
+    planned = read_shard_plan(dataset.location, shard).to_pylist()[row["index"] - dataset.shard_bounds(shard)[0]]
+    try:
+        return place(decode(read_source(planned), dataset.recipe.limits).image, planned)
+    except (RejectedImageError, FileNotFoundError):
+        return None

@@ -1,0 +1,26 @@
+"""Progress of a flow, for whoever runs it in the same process: the command line's bars."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+Listener = Callable[[str, int, int], None]
+"""Called with a step's name, what is done, and what there is to do (0 while unknown)."""
+
+_listener: ContextVar[Listener | None] = ContextVar("progress_listener", default=None)
+
+
+@contextmanager
+def listening(listener: Listener) -> Iterator[None]:
+    """Have ``listener`` called with the progress of flows that run inside the block."""
+    token = _listener.set(listener)
+    try:
+        yield
+    finally:
+        _listener.reset(token)
+
+
+def report(step: str, done: int, total: int) -> None:
+    """Tell the listener, if there is one."""
+    if listener := _listener.get():
+        listener(step, done, total)

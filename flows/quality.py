@@ -1,0 +1,187 @@
+"""How good a dataset is: the distributions of what was measured on its samples, and the recipe's gates on them."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import pyarrow as pa
+
+from aura.errors import GateError
+from storage.dataset import Dataset
+from storage.recipe import Gates
+
+_READERS: Final = 8
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A figure that each sample carries.
+
+    Attributes:
+        column: its column in the samples table.
+        title: what a person calls it.
+        unit: "dB", or empty for a ratio.
+        better: "higher", "lower", or empty where neither is.
+        meaning: one sentence for the report.
+    """
+
+    column: str
+    title: str
+    unit: str
+    better: str
+    meaning: str
+
+
+MEASURES: Final = (
+    Measure(
+        "cycle_psnr_matched_db",
+        "Cycle PSNR, tone matched",
+        "dB",
+        "higher",
+        "RAW rendered back against the source, after exposure and tone are matched per channel.",
+    ),
+    Measure(
+        "cycle_psnr_db",
+        "Cycle PSNR, as is",
+        "dB",
+        "higher",
+        "RAW rendered back by the plain reference renderer against the source; a tone curve that was undone counts.",
+    ),
+    Measure("cycle_ssim_matched", "Cycle SSIM, tone matched", "", "higher", "Structure, after the same matching."),
+    Measure("cycle_ssim", "Cycle SSIM, as is", "", "higher", "Structural similarity to the source, 1 is equal."),
+    Measure(
+        "cycle_lpips_matched",
+        "Cycle LPIPS, tone matched",
+        "",
+        "lower",
+        "Perceptual distance after the same matching, on a share of the samples.",
+    ),
+    Measure(
+        "cycle_lpips", "Cycle LPIPS, as is", "", "lower", "Perceptual distance, 0 is equal; on a share of the samples."
+    ),
+    Measure("clipped_fraction", "Clipped fraction", "", "", "Share of RAW values at the sensor's white level."),
+)
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """A measure over all samples that have it.
+
+    Attributes:
+        measure: what was measured.
+        values: finite values, ascending, float64.
+    """
+
+    measure: Measure
+    values: np.ndarray
+
+    @property
+    def mean(self) -> float:
+        """Arithmetic mean."""
+        return float(self.values.mean())
+
+    def quantile(self, share: float) -> float:
+        """Value below which ``share`` of the samples lie."""
+        return float(np.quantile(self.values, share))
+
+
+@dataclass(frozen=True)
+class Quality:
+    """What is known about a dataset's samples.
+
+    Attributes:
+        samples: rows of all committed shards, by index.
+        rejected_samples: rows of what could not be made.
+        sources: files that the corpus holds.
+        rejected_sources: number of files that gave no sample, by reason.
+        distributions: one for each measure that any sample has.
+    """
+
+    samples: pa.Table
+    rejected_samples: pa.Table
+    sources: int
+    rejected_sources: Mapping[str, int]
+    distributions: tuple[Distribution, ...]
+
+    @property
+    def reject_fraction(self) -> float:
+        """Share of the corpus' files that could not be used, in [0, 1]."""
+        return sum(self.rejected_sources.values()) / max(1, self.sources)
+
+    def mean(self, column: str) -> float | None:
+        """Mean of a measure, or None if no sample has it."""
+        return next((d.mean for d in self.distributions if d.measure.column == column), None)
+
+
+def measure_quality(dataset: Dataset, index: pa.Table, shards: Iterable[int]) -> Quality:
+    """Gather what the tables of a dataset say; no sample is read.
+
+    Args:
+        dataset: the dataset.
+        index: its index of the corpus.
+        shards: the committed shards that count.
+    """
+    numbers = list(shards)
+    with ThreadPoolExecutor(_READERS) as pool:
+        samples = pa.concat_tables(pool.map(dataset.samples, numbers)).sort_by("index")
+        rejected = pa.concat_tables(pool.map(dataset.rejects, numbers)).sort_by("index")
+    refused = [reason for reason in index["reject_reason"].to_pylist() if reason is not None]
+    unusable = dict(zip(rejected["source_uri"].to_pylist(), rejected["reason"].to_pylist(), strict=True))
+    return Quality(
+        samples=samples,
+        rejected_samples=rejected,
+        sources=index.num_rows,
+        rejected_sources=dict(Counter([*refused, *unusable.values()]).most_common()),
+        distributions=tuple(distributions_of(samples)),
+    )
+
+
+def distributions_of(samples: pa.Table) -> Iterable[Distribution]:
+    """Yield the distribution of each measure that any sample has; infinite values (a perfect cycle) are left out."""
+    for measure in MEASURES:
+        values = samples[measure.column].drop_null().to_numpy().astype(np.float64)
+        finite = np.sort(values[np.isfinite(values)])
+        if finite.size:
+            yield Distribution(measure, finite)
+
+
+def require_gates(quality: Quality, gates: Gates) -> None:
+    """Hold the quality against the recipe's gates.
+
+    Raises:
+        GateError: at least one failed; the message says which, and by how much.
+    """
+    failures = list(_failures(quality, gates))
+    if failures:
+        raise GateError(
+            f"The dataset is not published: {'; '.join(failures)}. Look at the rejects and the worst samples, "
+            "then mend the corpus or change the recipe's gates; what was made is kept."
+        )
+
+
+def _failures(quality: Quality, gates: Gates) -> Iterable[str]:
+    at_least = {
+        "min_cycle_psnr_matched": ("cycle_psnr_matched_db", gates.min_cycle_psnr_matched, " dB"),
+        "min_cycle_psnr": ("cycle_psnr_db", gates.min_cycle_psnr, " dB"),
+        "min_cycle_ssim": ("cycle_ssim", gates.min_cycle_ssim, ""),
+    }
+    for gate, (column, least, unit) in at_least.items():
+        mean = quality.mean(column)
+        if least is not None and (mean is None or mean < least):
+            found = "nothing was measured" if mean is None else f"mean {mean:.3f}{unit}, {least - mean:.3f}{unit} short"
+            yield f"gate {gate} asks for {least:g}{unit}: {found}"
+    distance = quality.mean("cycle_lpips")
+    if gates.max_cycle_lpips is not None and (distance is None or distance > gates.max_cycle_lpips):
+        most = gates.max_cycle_lpips
+        found = "nothing was measured" if distance is None else f"mean {distance:.3f}, {distance - most:.3f} over"
+        yield f"gate max_cycle_lpips allows {most:g}: {found}"
+    share = quality.reject_fraction
+    if gates.max_reject_fraction is not None and share > gates.max_reject_fraction:
+        rejected = sum(quality.rejected_sources.values())
+        yield (
+            f"gate max_reject_fraction allows {gates.max_reject_fraction:.1%}: {rejected} of {quality.sources} "
+            f"sources were rejected, {share:.1%}, {share - gates.max_reject_fraction:.1%} over"
+        )
