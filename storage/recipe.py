@@ -99,7 +99,7 @@ class Limits(_Part):
     """
 
     max_bytes: PositiveInt = 256 * 2**20
-    max_pixels: PositiveInt = 150_000_000
+    max_pixels: Annotated[int, Field(ge=1, le=178_956_970)] = 150_000_000  # beyond, Pillow itself refuses
     min_side: Annotated[int, Field(ge=16)] = 32
 
 
