@@ -8,7 +8,6 @@ import itertools
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Annotated, Any, Final
@@ -31,7 +30,7 @@ from aura.sensor.simulate import draw_capture
 from flows.artifacts import ProgressArtifact, leave_contact_sheet, leave_quality, leave_summary
 from flows.pictures import choose_rows, triptychs
 from flows.progress import report as report_progress
-from flows.quality import Quality, measure_quality, require_gates
+from flows.quality import Quality, index_of, measure_quality, require_gates
 from flows.report import report_path, write_report
 from flows.runner import build_runner, configured_cluster, worker_count
 from flows.shard import ShardReport, synthesize_shard
@@ -119,10 +118,10 @@ def check(recipe: Recipe, dataset_url: str) -> Checked:
         _require_captures(profile, recipe)
     model_digest = Reconstructor.load(recipe.method, Path(recipe.weights) if recipe.weights else None).digest
     dataset = find_dataset(url, recipe, model_digest)
-    if dataset is None:
-        check_corpus(recipe.corpus)
-    else:
+    if dataset is not None:
         _require_same_profiles(dataset, profiles)
+    elif read_index(url, recipe) is None:  # else the corpus was read by a run that was stopped
+        check_corpus(recipe.corpus)
     return Checked(recipe, url, profiles, model_digest, dataset)
 
 
@@ -135,11 +134,11 @@ def finished(checked: Checked) -> FactoryResult | None:
     dataset = checked.dataset
     if dataset is None or dataset.missing_shards():
         return None
-    numbers = list_versions(dataset)
+    numbers = list_versions(dataset.location)
     report = dataset.location.join(*report_path(max(numbers, default=0)).split("/"))
     if not numbers or not report.exists():
         return None
-    quality = measure_quality(dataset, read_index(dataset.location), dataset.committed_shards())
+    quality = measure_quality(dataset, index_of(dataset), dataset.committed_shards())
     require_gates(quality, checked.recipe.gates)
     return _result(dataset, quality, (max(numbers), report.url), [])
 
@@ -184,7 +183,7 @@ def factory(
     checked = check(recipe, dataset)
     made = checked.dataset or plan_dataset(checked, ingest_corpus(checked))
     reports = _synthesize(made, in_flight)
-    index = read_index(made.location)
+    index = index_of(made)
     quality = evaluate(made, index)
     published = publish_dataset(made, quality, index)
     result = _result(made, quality, published, reports, time.perf_counter() - started)
@@ -194,13 +193,15 @@ def factory(
 
 @task(name="ingest", cache_policy=NO_CACHE, persist_result=False)
 def ingest_corpus(checked: Checked) -> pa.Table:
-    """Look at every file of the corpus and write the index."""
+    """Read every file of the corpus once and keep the index, unless a stopped run has done so."""
     recipe = checked.recipe
-    table = ingest(recipe.corpus, recipe.limits, on_progress=partial(report_progress, "ingest"))
-    write_index(checked.dataset_url, table)
-    refused = table.num_rows - table["reject_reason"].null_count
-    get_run_logger().info("%d files listed, %d of them refused", table.num_rows, refused)
-    return table
+    index = read_index(checked.dataset_url, recipe)
+    if index is None:
+        index = ingest(recipe.corpus, recipe.limits, lambda done: report_progress("ingest", done, 0))
+        write_index(checked.dataset_url, index, recipe)
+    refused = index.num_rows - index["reject_reason"].null_count
+    get_run_logger().info("%d files listed, %d of them refused", index.num_rows, refused)
+    return index
 
 
 @task(name="plan", cache_policy=NO_CACHE, persist_result=False)

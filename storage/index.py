@@ -1,0 +1,191 @@
+"""The index of a corpus: a row per file, with what its header says, or the reason why it cannot be used."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from typing import Any, Final
+
+import pyarrow as pa
+
+from aura.errors import DatasetConflictError, EmptyCorpusError, MissingFileError, RejectedImageError, StorageAccessError
+from storage.corpus import Source, check_corpus, list_sources, read_bytes
+from storage.location import Location, locate
+from storage.photograph import probe
+from storage.recipe import Limits, Recipe, differing_fields
+from storage.tables import encode_table, facts_of, read_table
+
+INDEX_SCHEMA: Final = pa.schema(
+    [
+        pa.field("uri", pa.string(), nullable=False),
+        pa.field("member", pa.string()),
+        pa.field("offset_bytes", pa.int64()),
+        pa.field("length_bytes", pa.int64(), nullable=False),
+        pa.field("sha256", pa.string()),
+        pa.field("container", pa.string()),
+        pa.field("mode", pa.string()),
+        pa.field("height_px", pa.int32()),
+        pa.field("width_px", pa.int32()),
+        pa.field("orientation", pa.int8()),
+        pa.field("frames", pa.int32()),
+        pa.field("has_alpha", pa.bool_()),
+        pa.field("icc", pa.string()),
+        pa.field("reject_reason", pa.string()),
+        pa.field("reject_detail", pa.string()),
+    ]
+)
+"""Columns of the index; sizes are upright, ``icc`` names the colours the file is in, null where a file was refused."""
+
+Progress = Callable[[int], None]
+"""Is called with the number of files read so far."""
+
+_READERS: Final = 16
+_AHEAD: Final = 64
+
+
+def ingest(corpus_url: str | Location, limits: Limits, on_progress: Progress | None = None) -> pa.Table:
+    """Read every file of a corpus once, in threads: its digest and its header, never its pixels.
+
+    Args:
+        corpus_url: folder, prefix or tar.
+        limits: what is allowed.
+        on_progress: is called after each file with the number of files so far, from this thread.
+
+    Returns:
+        A table with :data:`INDEX_SCHEMA`, in the order of :func:`storage.corpus.list_sources`. Of files with the same
+        bytes the first is kept and the others are rejected as ``duplicate``.
+
+    Raises:
+        MissingFileError: the corpus does not exist.
+        EmptyCorpusError: it holds no file, or none that can be used.
+        StorageAccessError: the credentials were refused.
+        StorageError: the storage refused.
+    """
+    location = check_corpus(corpus_url)
+    rows: list[dict[str, Any]] = []
+    first_with: dict[str, str] = {}
+    for row in _in_threads(list_sources(location), limits):
+        rows.append(_without_duplicate(row, first_with))
+        if on_progress is not None:
+            on_progress(len(rows))
+    table = pa.Table.from_pylist(rows, schema=INDEX_SCHEMA)
+    if table["reject_reason"].null_count == 0:
+        counts = ", ".join(f"{count} {reason}" for reason, count in reject_counts(table).items())
+        raise EmptyCorpusError(
+            f"None of the {len(rows)} files of {location.url} can be used ({counts}). Check the corpus."
+        )
+    return table
+
+
+def reject_counts(index: pa.Table) -> dict[str, int]:
+    """Count the rejected files by reason, most frequent first."""
+    counts = index["reject_reason"].drop_null().value_counts().to_pylist()
+    return {
+        item["values"]: item["counts"] for item in sorted(counts, key=lambda item: (-item["counts"], item["values"]))
+    }
+
+
+def write_index(dataset_url: str | Location, index: pa.Table, recipe: Recipe) -> None:
+    """Keep the index in the dataset: the first thing written, it claims the place for the recipe.
+
+    Args:
+        dataset_url: the dataset.
+        index: what :func:`ingest` returned.
+        recipe: whose corpus it is.
+
+    Raises:
+        DatasetConflictError: another recipe's index is there already.
+        StorageError: the storage refused.
+    """
+    facts = {"recipe": json.dumps(recipe.deciding, sort_keys=True)}
+    if not locate(dataset_url).join("index.parquet").create(encode_table(index, facts)):
+        read_index(dataset_url, recipe)
+
+
+def read_index(dataset_url: str | Location, recipe: Recipe | None = None) -> pa.Table:
+    """Return the index kept in a dataset.
+
+    Args:
+        dataset_url: the dataset.
+        recipe: the recipe it must belong to, or None to take it as it is.
+
+    Raises:
+        MissingFileError: there is none yet.
+        DatasetConflictError: it belongs to another recipe; the message names the fields.
+        IntegrityError: it is damaged.
+        StorageError: the storage refused.
+    """
+    table = read_table(locate(dataset_url).join("index.parquet"))
+    made_by = json.loads(facts_of(table).get("recipe", "{}"))
+    fields = [] if recipe is None else differing_fields(made_by, recipe.deciding)
+    if fields:
+        raise DatasetConflictError(
+            f"{locate(dataset_url).url} was begun with another recipe (it differs in {', '.join(fields)}). "
+            "Use that recipe, or choose another place."
+        )
+    return table
+
+
+def _in_threads(sources: Iterable[Source], limits: Limits) -> Iterator[dict[str, Any]]:
+    """Index sources in their order while others are read; only a few are in memory at once."""
+    waiting: deque[Future[dict[str, Any]]] = deque()
+    remaining = iter(sources)
+    with ThreadPoolExecutor(_READERS, thread_name_prefix="ingest") as pool:
+        waiting.extend(pool.submit(_index_source, source, limits) for source in islice(remaining, _AHEAD))
+        while waiting:
+            yield waiting.popleft().result()
+            waiting.extend(pool.submit(_index_source, source, limits) for source in islice(remaining, 1))
+
+
+def _index_source(source: Source, limits: Limits) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "uri": source.uri,
+        "member": source.member,
+        "offset_bytes": source.offset,
+        "length_bytes": source.length,
+    }
+    try:
+        data = _read(source, limits)
+        row["sha256"] = hashlib.sha256(data).hexdigest()
+        facts = probe(data, limits)
+    except RejectedImageError as error:
+        return row | {"reject_reason": error.reason, "reject_detail": str(error)}
+    return row | {
+        "container": facts.container,
+        "mode": facts.mode,
+        "height_px": facts.height,
+        "width_px": facts.width,
+        "orientation": facts.orientation,
+        "frames": facts.frames,
+        "has_alpha": facts.has_alpha,
+        "icc": facts.colours,
+    }
+
+
+def _read(source: Source, limits: Limits) -> bytes:
+    if source.length > limits.max_bytes:
+        raise RejectedImageError(
+            "too_many_bytes", f"It has {source.length} bytes; limits.max_bytes is {limits.max_bytes}."
+        )
+    try:
+        return read_bytes(source)
+    except MissingFileError as error:
+        raise RejectedImageError("missing", "It was listed but is gone.") from error
+    except StorageAccessError as error:
+        if "://" in locate(source.uri).url:  # a bucket's refusal is about the keys, not about one file
+            raise
+        raise RejectedImageError("unreadable", "Its permissions forbid reading it.") from error
+
+
+def _without_duplicate(row: dict[str, Any], first_with: dict[str, str]) -> dict[str, Any]:
+    if row.get("reject_reason") is not None:
+        return row
+    name = row["uri"] if row["member"] is None else f"{row['uri']}#{row['member']}"
+    first = first_with.setdefault(row["sha256"], name)
+    if first == name:
+        return row
+    return row | {"reject_reason": "duplicate", "reject_detail": f"It has the same bytes as {first}."}
