@@ -64,8 +64,10 @@ def pack(mosaic: Tensor, pattern: CfaPattern) -> Tensor:
         ``(*, 4, H/2, W/2)`` in the order R, Gr, Gb, B.
 
     Raises:
-        InvalidInputError: H or W is odd.
+        InvalidInputError: fewer than two dimensions, or H or W is odd.
     """
+    if mosaic.ndim < 2:
+        raise InvalidInputError(f"Mosaic has shape {tuple(mosaic.shape)}; expected (*, H, W).")
     height, width = mosaic.shape[-2:]
     if height % 2 or width % 2:
         raise InvalidInputError(f"Mosaic is {height}x{width}; both sides must be even. Crop one row or column off.")
@@ -118,6 +120,12 @@ def mosaic(image: Tensor, pattern: CfaPattern) -> Tensor:
 
 
 def half_size_rgb(packed: Tensor) -> Tensor:
-    """Average the greens: packed ``(*, 4, h, w)`` -> RGB ``(*, 3, h, w)``, half size without invention."""
+    """Average the greens: packed ``(*, 4, h, w)`` -> RGB ``(*, 3, h, w)``, half size without invention.
+
+    Raises:
+        InvalidInputError: not four planes.
+    """
+    if packed.ndim < 3 or packed.shape[-3] != 4:
+        raise InvalidInputError(f"Packed RAW has shape {tuple(packed.shape)}; expected (*, 4, h, w).")
     green = 0.5 * (packed[..., 1:2, :, :] + packed[..., 2:3, :, :])
     return torch.cat([packed[..., 0:1, :, :], green, packed[..., 3:4, :, :]], dim=-3)

@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from aura.errors import InvalidInputError
+
 YcbcrStandard = Literal["bt2100", "bt709", "bt601"]
 
 LUMA_COEFFICIENTS: Final[dict[str, tuple[float, float, float]]] = {
@@ -19,6 +21,8 @@ LUMA_COEFFICIENTS: Final[dict[str, tuple[float, float, float]]] = {
     "bt709": (0.2126, 0.7152, 0.0722),  # ITU-R BT.709-6, item 3.2
     "bt601": (0.299, 0.587, 0.114),  # ITU-R BT.601-7, item 2.5.1
 }
+
+_WORST_CONDITION: Final = 1e6  # real cameras stay under 20
 
 # IEC 61966-2-1:1999, linear BT.709 RGB -> CIE XYZ (D65)
 SRGB_TO_XYZ: Final = np.array(
@@ -53,7 +57,13 @@ def linear_to_srgb(image: Tensor) -> Tensor:
 
 
 def ycbcr_matrix(standard: YcbcrStandard = "bt2100") -> Tensor:
-    """Return the 3x3 matrix that takes RGB to Y, Cb, Cr with Y in [0, 1] and Cb, Cr in [-0.5, 0.5]."""
+    """Return the 3x3 matrix that takes RGB to Y, Cb, Cr with Y in [0, 1] and Cb, Cr in [-0.5, 0.5].
+
+    Raises:
+        InvalidInputError: the standard is not one of the three.
+    """
+    if standard not in LUMA_COEFFICIENTS:
+        raise InvalidInputError(f"YCbCr standard is {standard!r}; expected one of {', '.join(LUMA_COEFFICIENTS)}.")
     red, green, blue = LUMA_COEFFICIENTS[standard]
     cb = np.array([-red, -green, 1.0 - blue]) / (2.0 * (1.0 - blue))
     cr = np.array([1.0 - red, -green, -blue]) / (2.0 * (1.0 - red))
@@ -69,7 +79,12 @@ def apply_matrix(image: Tensor, matrix: Tensor) -> Tensor:
 
     Returns:
         ``(*, 3, H, W)``; not clipped.
+
+    Raises:
+        InvalidInputError: not three channels.
     """
+    if image.ndim < 3 or image.shape[-3] != 3:
+        raise InvalidInputError(f"Image has shape {tuple(image.shape)}; expected (*, 3, H, W).")
     product = matrix.to(image) @ image.flatten(-2)
     return product.reshape(*product.shape[:-1], *image.shape[-2:])
 
@@ -101,6 +116,18 @@ def camera_to_srgb_matrix(xyz_to_camera: np.ndarray) -> np.ndarray:
 
     Returns:
         ``(3, 3)`` float64 whose rows sum to 1.
+
+    Raises:
+        InvalidInputError: not a 3x3 matrix that can be inverted and sees white in every channel.
     """
-    camera_from_srgb = np.asarray(xyz_to_camera, dtype=np.float64) @ SRGB_TO_XYZ
-    return np.asarray(np.linalg.inv(camera_from_srgb / camera_from_srgb.sum(axis=1, keepdims=True)))
+    matrix = np.asarray(xyz_to_camera, dtype=np.float64)
+    if matrix.shape != (3, 3):
+        raise InvalidInputError(f"XYZ to camera matrix has shape {matrix.shape}; expected (3, 3).")
+    camera_from_srgb = matrix @ SRGB_TO_XYZ
+    white = camera_from_srgb.sum(axis=1, keepdims=True)
+    if not (white > 0.0).all():
+        raise InvalidInputError(f"XYZ to camera matrix answers white with {white.ravel()}; expected positive numbers.")
+    balanced = camera_from_srgb / white
+    if np.linalg.cond(balanced) > _WORST_CONDITION:
+        raise InvalidInputError(f"XYZ to camera matrix {matrix.tolist()} is singular; its channels must differ.")
+    return np.asarray(np.linalg.inv(balanced))

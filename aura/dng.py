@@ -361,7 +361,7 @@ def encode_lossless_jpeg(mosaic: np.ndarray) -> bytes:
 
 
 def _differences(mosaic: np.ndarray) -> np.ndarray:
-    """Each sample less its prediction, in stream order: the left neighbour, at the left edge the upper, 2^15 at first."""
+    """Each sample less its prediction, in stream order: left neighbour, at the left edge the upper, first 2^15."""
     samples = mosaic.astype(np.int32)
     prediction = np.empty_like(samples)
     prediction[:, 2:] = samples[:, :-2]

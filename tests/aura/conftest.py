@@ -2,8 +2,13 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from aura.perceptual import Lpips
+
+
+settings.register_profile("aura", deadline=None)  # a loaded machine is not a wrong result
+settings.load_profile("aura")
 
 
 @pytest.fixture(scope="session")
