@@ -169,9 +169,10 @@ def _as_mosaic(raw: np.ndarray, pattern: CfaPattern) -> np.ndarray:
 
 
 def _four(level: float | Sequence[float], name: str) -> tuple[float, ...]:
-    values = tuple(float(v) for v in np.broadcast_to(np.asarray(level, dtype=np.float64), 4))
-    if not all(0.0 <= value <= 65535.0 for value in values):
-        raise InvalidInputError(f"{name} is {values}; expected digital numbers from 0 to 65535.")
+    given = np.ravel(np.asarray(level, dtype=np.float64)).tolist()
+    values = tuple(given * 4 if len(given) == 1 else given)
+    if len(values) != 4 or not all(0.0 <= value <= 65535.0 for value in values):
+        raise InvalidInputError(f"{name} is {values}; expected one or four digital numbers from 0 to 65535.")
     return values
 
 
@@ -202,8 +203,8 @@ def _mosaic_tags(shape: tuple[int, ...], pattern: CfaPattern, black: tuple[float
 def _noise_tags(noise: DngNoise | Sequence[DngNoise] | None) -> list[_Tag]:
     if noise is None:
         return []
-    pairs = np.asarray(noise, dtype=np.float64).reshape(-1, 2)
-    if len(pairs) not in {1, 3} or not (pairs >= 0).all():
+    pairs = np.asarray(noise, dtype=np.float64)
+    if pairs.size not in {2, 6} or not (pairs >= 0).all():
         raise InvalidInputError(f"Noise profile is {noise}; expected one or three (scale, offset) pairs, at least 0.")
     return [_Tag(51041, _DOUBLE, tuple(pairs.ravel().tolist()))]  # NoiseProfile
 

@@ -6,7 +6,6 @@ from hypothesis import settings
 
 from aura.perceptual import Lpips
 
-
 settings.register_profile("aura", deadline=None)  # a loaded machine is not a wrong result
 settings.load_profile("aura")
 
