@@ -18,6 +18,7 @@ has no row in ``samples``.
 from __future__ import annotations
 
 import json
+import os
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -188,7 +189,7 @@ def create_or_open(
     return dataset
 
 
-def open_dataset(url: str | Location, version: int | None = None) -> Dataset:
+def open_dataset(url: str | os.PathLike[str] | Location, version: int | None = None) -> Dataset:
     """Open a dataset that exists.
 
     Args:

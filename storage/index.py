@@ -106,22 +106,19 @@ def write_index(dataset_url: str | Location, index: pa.Table, recipe: Recipe) ->
         read_index(dataset_url, recipe)
 
 
-def read_index(dataset_url: str | Location, recipe: Recipe | None = None) -> pa.Table:
-    """Return the index kept in a dataset.
-
-    Args:
-        dataset_url: the dataset.
-        recipe: the recipe it must belong to, or None to take it as it is.
+def read_index(dataset_url: str | Location, recipe: Recipe) -> pa.Table | None:
+    """Return the index kept in a dataset, or None if there is none yet.
 
     Raises:
-        MissingFileError: there is none yet.
         DatasetConflictError: it belongs to another recipe; the message names the fields.
         IntegrityError: it is damaged.
         StorageError: the storage refused.
     """
-    table = read_table(locate(dataset_url).join("index.parquet"))
-    made_by = json.loads(facts_of(table).get("recipe", "{}"))
-    fields = [] if recipe is None else differing_fields(made_by, recipe.deciding)
+    try:
+        table = read_table(locate(dataset_url).join("index.parquet"))
+    except MissingFileError:
+        return None
+    fields = differing_fields(json.loads(facts_of(table).get("recipe", "{}")), recipe.deciding)
     if fields:
         raise DatasetConflictError(
             f"{locate(dataset_url).url} was begun with another recipe (it differs in {', '.join(fields)}). "
