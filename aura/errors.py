@@ -71,3 +71,7 @@ class NoiseUnavailableError(AuraError, LookupError):
 
 class WeightsError(AuraError, ValueError):
     """A weights file that is missing, damaged, or made for another architecture."""
+
+
+class DevelopmentError(AuraError, RuntimeError):
+    """A raw developer that is not installed, or that failed on a file."""

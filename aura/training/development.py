@@ -1,0 +1,414 @@
+"""Photographs of real RAW files as raw developers make them, laid over the RAW they came from.
+
+A developer's result goes through a JPEG of quality 92, then is registered to the mosaic by an integer
+offset. Nothing is ever resized. Results are kept in a cache folder, since a developer takes seconds and
+always does the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Final, Literal, NamedTuple, get_args
+
+import numpy as np
+import rawpy
+import scipy.fft
+import tifffile
+from PIL import Image
+from scipy.ndimage import uniform_filter
+
+from aura.bayer import cfa_sites
+from aura.dng import write_dng
+from aura.errors import DevelopmentError
+from aura.training.raw_files import RawDescription, RawFrame, read_raw
+
+DeveloperName = Literal["libraw_fixed", "libraw_auto", "darktable", "rawtherapee", "in_camera"]
+DEVELOPERS: Final[tuple[DeveloperName, ...]] = get_args(DeveloperName)
+
+JPEG_QUALITY: Final = 92
+LEAST_CORRELATION: Final = 0.8
+"""Correlation of gradients under which a photograph and its RAW are not called registered."""
+
+_CACHE_FORMAT: Final = 1
+_TIMEOUT_SECONDS: Final = 600
+_SUFFIXES_UNKNOWN_TO_LIBRAW: Final = (".gpr",)
+
+
+class Registration(NamedTuple):
+    """Where a photograph lies on a mosaic.
+
+    Attributes:
+        top: row of the mosaic under the photograph's first row; may be negative.
+        left: column of the mosaic under the photograph's first column; may be negative.
+        correlation: of the gradients of both, after 2x2 averaging, in [-1, 1].
+    """
+
+    top: int
+    left: int
+    correlation: float
+
+
+@dataclass(frozen=True)
+class DevelopedPair:
+    """A photograph and the RAW it shows, pixel on site.
+
+    Attributes:
+        image: ``(H, W, 3)`` uint8 sRGB, after JPEG.
+        frame: the RAW cropped to the same H and W (even, from an even offset: the pattern is unchanged).
+        developer: who made the photograph.
+        registration: how it was laid over the whole mosaic.
+    """
+
+    image: np.ndarray
+    frame: RawFrame
+    developer: DeveloperName
+    registration: Registration
+
+
+@dataclass(frozen=True)
+class LeftOutPair:
+    """A file and developer without a usable photograph, and why."""
+
+    name: str
+    developer: DeveloperName
+    reason: str
+
+
+def available_developers() -> tuple[DeveloperName, ...]:
+    """Name the developers that work here: LibRaw and in-camera always, the others where their program is installed."""
+    programs = {"darktable": "darktable-cli", "rawtherapee": "rawtherapee-cli"}
+    return tuple(name for name in DEVELOPERS if name not in programs or shutil.which(programs[name]))
+
+
+def developed_pair(
+    path: Path, description: RawDescription | None, developer: DeveloperName, cache_folder: Path | None = None
+) -> DevelopedPair | LeftOutPair:
+    """Develop a RAW file and lay the photograph over its mosaic.
+
+    Args:
+        path: the RAW file.
+        description: its manifest entry; needed for headerless dumps.
+        developer: who develops. Headerless dumps and GPR files are handed over as DNG.
+        cache_folder: where photographs are kept; made if missing. None keeps nothing.
+
+    Returns:
+        The pair; or why there is none: no photograph of usable size in the file, or no registration.
+
+    Raises:
+        DevelopmentError: the developer is not installed or failed.
+        MissingFileError: there is no such RAW file.
+        InvalidInputError: a RAW file that cannot be read.
+    """
+    frame = read_raw(path, description)
+    jpeg, registration = _cached(path, description, developer, cache_folder, frame)
+    if jpeg is None or registration is None:
+        return LeftOutPair(frame.name, developer, "holds no photograph of at least 90 % of the mosaic's size")
+    if registration.correlation < LEAST_CORRELATION:
+        return LeftOutPair(
+            frame.name,
+            developer,
+            f"does not register: gradients correlate by {registration.correlation:.2f}, {LEAST_CORRELATION} is needed",
+        )
+    return _overlap(_decode(jpeg), frame, developer, registration)
+
+
+def register(image: np.ndarray, frame: RawFrame, largest_offset: int = 128) -> Registration:
+    """Find the integer offset of a photograph on a mosaic by the correlation of their gradients.
+
+    Gradients keep their direction under any rising tone curve (V. Argyriou, T. Vlachos, "Estimation of
+    sub-pixel motion using gradient cross-correlation", Electronics Letters 2003), so no knowledge of the
+    tone is needed.
+
+    Args:
+        image: ``(H, W, 3)`` uint8 in the mosaic's orientation and scale.
+        frame: the RAW.
+        largest_offset: pixels either way that are searched.
+
+    Returns:
+        The best offset, and the correlation there.
+    """
+    photograph, light = _grey(image), _grey_of_mosaic(frame)
+    surface = _cross_correlation(_gradient(light), _gradient(photograph))
+    reach_y, reach_x = (min(largest_offset, side // 2) for side in photograph.shape)
+    rows, columns = np.arange(-reach_y, reach_y + 1), np.arange(-reach_x, reach_x + 1)
+    window = surface[np.ix_(rows, columns)]  # negative indices are negative offsets: the surface is periodic
+    best_row, best_column = np.unravel_index(int(window.argmax()), window.shape)
+    top, left = int(rows[best_row]), int(columns[best_column])
+    return Registration(top, left, _gradient_correlation(photograph, light, top, left))
+
+
+def _photograph(
+    path: Path, description: RawDescription | None, frame: RawFrame, developer: DeveloperName
+) -> bytes | None:
+    """The developer's JPEG in the mosaic's orientation; None if there is none."""
+    if developer == "in_camera":
+        return _embedded_photograph(path, frame)
+    with _file_for_developer(path, description, frame) as source:
+        if developer in ("libraw_fixed", "libraw_auto"):
+            image = _develop_with_libraw(source, auto_bright=developer == "libraw_auto")
+        else:
+            program = _run_darktable if developer == "darktable" else _run_rawtherapee
+            image = _undo_flip(program(source), _libraw_flip(source))
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "JPEG", quality=JPEG_QUALITY)
+    return buffer.getvalue()
+
+
+@contextmanager
+def _file_for_developer(path: Path, description: RawDescription | None, frame: RawFrame) -> Iterator[Path]:
+    """Yield the file itself if raw developers know its format, else a DNG of the frame.
+
+    A headerless dump is never handed over: LibRaw takes some for the output of old phones, by their size.
+    """
+    headerless = description is not None and description.reader.startswith("headerless")
+    if not headerless and path.suffix.lower() not in _SUFFIXES_UNKNOWN_TO_LIBRAW:
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        dng = Path(folder) / "frame.dng"
+        neutral = [1.0 / gain for gain in frame.wb_gains]
+        brightest = max(neutral)
+        write_dng(
+            dng,
+            frame.mosaic,
+            cfa_pattern=frame.cfa_pattern,
+            black_level=frame.black_level,
+            white_level=frame.white_level,
+            color_matrix=frame.color_matrix,
+            as_shot_neutral=(neutral[0] / brightest, neutral[1] / brightest, neutral[2] / brightest),
+            camera_model=frame.camera or "unknown",
+        )
+        yield dng
+
+
+def _libraw_flip(path: Path) -> int:
+    with rawpy.imread(str(path)) as raw:
+        return int(raw.sizes.flip)
+
+
+def _develop_with_libraw(path: Path, *, auto_bright: bool) -> np.ndarray:
+    """LibRaw's defaults (AHD, its own gamma) with the camera's white balance, in the mosaic's orientation."""
+    with rawpy.imread(str(path)) as raw:
+        image: np.ndarray = raw.postprocess(
+            use_camera_wb=True, no_auto_bright=not auto_bright, output_color=rawpy.ColorSpace.sRGB, user_flip=0
+        )
+    return image
+
+
+def _run_darktable(path: Path) -> np.ndarray:
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder) / "photograph.tif"
+        _run(
+            [
+                *("darktable-cli", str(path), str(target), "--core", "--disable-opencl", "--library", ":memory:"),
+                *("--configdir", f"{folder}/config", "--cachedir", f"{folder}/cache"),
+                *("--conf", "plugins/imageio/format/tiff/bpp=8", "--conf", "write_sidecar_files=never"),
+            ],
+            target,
+            {},
+        )
+        return _read_tiff(target)
+
+
+def _run_rawtherapee(path: Path) -> np.ndarray:
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder) / "photograph.tif"
+        _run(
+            ["rawtherapee-cli", "-q", "-d", "-t", "-b8", "-Y", "-o", str(target), "-c", str(path)],
+            target,
+            {"RT_SETTINGS": f"{folder}/config", "RT_CACHE": f"{folder}/cache"},
+        )
+        return _read_tiff(target)
+
+
+def _run(command: list[str], target: Path, environment: dict[str, str]) -> None:
+    if shutil.which(command[0]) is None:
+        raise DevelopmentError(f"{command[0]} is not installed; install it, or leave this developer out.")
+    try:
+        ended = subprocess.run(  # noqa: S603  # a fixed program with paths as arguments, no shell
+            command, env=os.environ | environment, capture_output=True, timeout=_TIMEOUT_SECONDS, check=False
+        )
+    except subprocess.TimeoutExpired as error:
+        raise DevelopmentError(f"{command[0]} took over {_TIMEOUT_SECONDS} s and was stopped.") from error
+    if ended.returncode or not target.is_file():
+        said = (ended.stderr or ended.stdout).decode(errors="replace").strip().splitlines()
+        raise DevelopmentError(
+            f"{command[0]} ended with {ended.returncode} and made no picture; "
+            f"it said: {said[-1] if said else 'nothing'}"
+        )
+
+
+def _read_tiff(path: Path) -> np.ndarray:
+    image = np.asarray(tifffile.imread(path))
+    return image if image.dtype == np.uint8 else np.asarray(image >> 8, dtype=np.uint8)
+
+
+def _undo_flip(image: np.ndarray, flip: int) -> np.ndarray:
+    """Take a photograph back to the mosaic's orientation.
+
+    LibRaw's ``flip`` is three bits: 4 swaps rows and columns after 2 has reversed rows and 1 columns.
+    """
+    if flip & 4:
+        image = image.transpose(1, 0, 2)
+    if flip & 2:
+        image = image[::-1]
+    if flip & 1:
+        image = image[:, ::-1]
+    return np.ascontiguousarray(image)
+
+
+def _embedded_photograph(path: Path, frame: RawFrame) -> bytes | None:
+    """The camera's own JPEG, if it is (nearly) as large as the mosaic: it is never resized."""
+    try:
+        with rawpy.imread(str(path)) as raw:
+            thumbnail = raw.extract_thumb()
+    except rawpy.LibRawError:
+        return None
+    if thumbnail.format != rawpy.ThumbFormat.JPEG:
+        return None
+    jpeg = bytes(thumbnail.data)
+    width, height = Image.open(io.BytesIO(jpeg)).size
+    rows, columns = frame.mosaic.shape
+    return jpeg if height >= 0.9 * rows and width >= 0.9 * columns else None
+
+
+def _cached(
+    path: Path,
+    description: RawDescription | None,
+    developer: DeveloperName,
+    folder: Path | None,
+    frame: RawFrame,
+) -> tuple[bytes | None, Registration | None]:
+    """Look the photograph and its registration up, or make and keep them."""
+    if folder is None:
+        return _photograph_and_registration(path, description, developer, frame)
+    folder.mkdir(parents=True, exist_ok=True)
+    entry = folder / f"{_cache_key(path, description, developer)}-{developer}.json"
+    picture = entry.with_suffix(".jpg")
+    if entry.is_file():
+        kept = json.loads(entry.read_text())
+        return (picture.read_bytes(), Registration(**kept)) if kept else (None, None)
+    jpeg, registration = _photograph_and_registration(path, description, developer, frame)
+    if jpeg is not None:
+        _write_whole(picture, jpeg)
+    _write_whole(entry, json.dumps(registration._asdict() if registration else None).encode())
+    return jpeg, registration
+
+
+def _photograph_and_registration(
+    path: Path, description: RawDescription | None, developer: DeveloperName, frame: RawFrame
+) -> tuple[bytes | None, Registration | None]:
+    jpeg = _photograph(path, description, frame, developer)
+    return jpeg, register(_decode(jpeg), frame) if jpeg is not None else None
+
+
+def _decode(jpeg: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(jpeg)).convert("RGB"))
+
+
+def _write_whole(target: Path, content: bytes) -> None:
+    """Write under a name of its own, then rename: a killed run leaves no half a picture."""
+    with tempfile.NamedTemporaryFile(dir=target.parent, delete=False) as file:
+        file.write(content)
+    Path(file.name).replace(target)
+
+
+def _cache_key(path: Path, description: RawDescription | None, developer: DeveloperName) -> str:
+    identity = hashlib.sha256(path.read_bytes())
+    described = description.model_dump_json(exclude={"file", "note", "licence"}) if description else ""
+    identity.update(f"{described}|{_developer_version(developer)}|{JPEG_QUALITY}|{_CACHE_FORMAT}".encode())
+    return identity.hexdigest()[:24]
+
+
+@cache
+def _developer_version(developer: DeveloperName) -> str:
+    programs = {"darktable": ["darktable-cli", "--version"], "rawtherapee": ["rawtherapee-cli", "-v"]}
+    if developer not in programs:
+        return ".".join(str(part) for part in rawpy.libraw_version)
+    if shutil.which(programs[developer][0]) is None:
+        raise DevelopmentError(f"{programs[developer][0]} is not installed; install it, or leave this developer out.")
+    answer = subprocess.run(programs[developer], capture_output=True, text=True, timeout=60, check=False)  # noqa: S603  # fixed
+    return answer.stdout.strip().splitlines()[0] if answer.stdout.strip() else "unknown"
+
+
+def _overlap(
+    image: np.ndarray, frame: RawFrame, developer: DeveloperName, registration: Registration
+) -> DevelopedPair | LeftOutPair:
+    """Crop both to the largest common area that starts at an even site and has even sides."""
+    rows = _even_overlap(registration.top, image.shape[0], frame.mosaic.shape[0])
+    columns = _even_overlap(registration.left, image.shape[1], frame.mosaic.shape[1])
+    mosaic = frame.mosaic[rows.start : rows.stop, columns.start : columns.stop]
+    on_image = image[
+        rows.start - registration.top : rows.stop - registration.top,
+        columns.start - registration.left : columns.stop - registration.left,
+    ]
+    return DevelopedPair(
+        np.ascontiguousarray(on_image), replace(frame, mosaic=np.ascontiguousarray(mosaic)), developer, registration
+    )
+
+
+def _even_overlap(offset: int, image_side: int, mosaic_side: int) -> range:
+    start = max(0, offset)
+    start += start % 2
+    stop = min(mosaic_side, offset + image_side)
+    return range(start, stop - (stop - start) % 2)
+
+
+def _grey(image: np.ndarray) -> np.ndarray:
+    """Mean of the display channels in 2x2 boxes around each pixel corner, so that both sides are blurred alike."""
+    return _box(image.astype(np.float32).mean(axis=2) / 255.0)
+
+
+def _grey_of_mosaic(frame: RawFrame) -> np.ndarray:
+    """White-balanced mosaic, each 2x2 box averaged (which removes the pattern), with a display-like root."""
+    planes = frame.packed().numpy()
+    red, _, blue = frame.wb_gains
+    balanced = np.empty(frame.mosaic.shape, dtype=np.float32)
+    for plane, gain, (row, column) in zip(planes, (red, 1.0, 1.0, blue), cfa_sites(frame.cfa_pattern), strict=True):
+        balanced[row::2, column::2] = plane * gain
+    return np.asarray(np.sqrt(_box(balanced).clip(0.0, 1.0)))
+
+
+def _box(grey: np.ndarray) -> np.ndarray:
+    return np.asarray(uniform_filter(grey, 2, mode="nearest"))
+
+
+def _gradient(grey: np.ndarray) -> np.ndarray:
+    """Central differences as one complex number a pixel: x + i y; the frame of two pixels is left out."""
+    gradient: np.ndarray = np.zeros(grey.shape, dtype=np.complex64)
+    inner = (slice(2, -2), slice(2, -2))
+    gradient[inner].real = grey[2:-2, 3:-1] - grey[2:-2, 1:-3]
+    gradient[inner].imag = grey[3:-1, 2:-2] - grey[1:-3, 2:-2]
+    return gradient
+
+
+def _cross_correlation(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Periodic surface whose value at (y, x) tells how well ``second`` shifted by (y, x) lies on ``first``."""
+    shape = [scipy.fft.next_fast_len(a + b) for a, b in zip(first.shape, second.shape, strict=True)]
+    product = scipy.fft.fft2(first, shape) * np.conj(scipy.fft.fft2(second, shape))
+    return np.asarray(scipy.fft.ifft2(product).real)
+
+
+def _gradient_correlation(photograph: np.ndarray, light: np.ndarray, top: int, left: int) -> float:
+    rows = _even_overlap(top, photograph.shape[0], light.shape[0])
+    columns = _even_overlap(left, photograph.shape[1], light.shape[1])
+    on_light = light[rows.start : rows.stop, columns.start : columns.stop]
+    on_photograph = photograph[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left]
+    first, second = (_gradient(_half(grey)) for grey in (on_photograph, on_light))
+    energy = float(np.sqrt((np.abs(first) ** 2).sum() * (np.abs(second) ** 2).sum()))
+    return float((first * np.conj(second)).real.sum()) / energy if energy > 0 else 0.0
+
+
+def _half(grey: np.ndarray) -> np.ndarray:
+    return np.asarray((grey[0::2, 0::2] + grey[1::2, 0::2] + grey[0::2, 1::2] + grey[1::2, 1::2]) / 4)
