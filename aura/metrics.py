@@ -184,6 +184,7 @@ class CycleQuality:
         ssim: as is.
         ssim_matched: after the same matching.
         lpips: as is; None if it was not asked for or the image is too small for it.
+        lpips_matched: after the same matching; None likewise.
     """
 
     psnr: float
@@ -191,6 +192,7 @@ class CycleQuality:
     ssim: float
     ssim_matched: float
     lpips: float | None
+    lpips_matched: float | None
 
 
 def cycle_quality(source: Tensor, rendered: Tensor, lpips: Lpips | None) -> CycleQuality:
@@ -210,12 +212,16 @@ def cycle_quality(source: Tensor, rendered: Tensor, lpips: Lpips | None) -> Cycl
         matched = match_tone(rendered, source)
         large_enough = min(source.shape[-2:]) >= SMALLEST_SIDE
         similarity, similarity_matched = ssim(torch.cat([rendered, matched]), source.expand(2, -1, -1, -1)).tolist()
+        distance = distance_matched = None
+        if lpips is not None and large_enough:
+            distance, distance_matched = lpips(torch.cat([rendered, matched]), source.expand(2, -1, -1, -1)).tolist()
         return CycleQuality(
             psnr=float(psnr(rendered, source)),
             psnr_matched=float(psnr(matched, source)),
             ssim=similarity,
             ssim_matched=similarity_matched,
-            lpips=float(lpips(rendered, source)) if lpips is not None and large_enough else None,
+            lpips=distance,
+            lpips_matched=distance_matched,
         )
 
 

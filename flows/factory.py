@@ -18,8 +18,8 @@ from prefect import State, Task, flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.context import FlowRunContext
 from prefect.futures import PrefectFuture
+from prefect.task_runners import TaskRunner
 from prefect.tasks import exponential_backoff
-from prefect_dask.task_runners import DaskTaskRunner
 from pydantic import AfterValidator
 
 from aura.errors import AuraError, DatasetConflictError, InvalidInputError, StorageError
@@ -362,12 +362,11 @@ def _raise_failures(failures: list[Exception], unmade: int) -> None:
         ) from failures[0]
 
 
-def _task_runner() -> DaskTaskRunner:
+def _task_runner() -> TaskRunner[PrefectFuture[Any]]:
     context = FlowRunContext.get()
-    runner = context.task_runner if context else None
-    if not isinstance(runner, DaskTaskRunner):
-        raise InvalidInputError("The factory runs on Dask only; leave its task runner as it is.")
-    return runner
+    if context is None:
+        raise InvalidInputError("Shards are made inside the factory flow; call that.")
+    return context.task_runner
 
 
 def _result(

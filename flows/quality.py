@@ -9,8 +9,9 @@ from typing import Final
 import numpy as np
 import pyarrow as pa
 
-from aura.errors import GateError
+from aura.errors import GateError, IntegrityError
 from storage.dataset import Dataset
+from storage.index import read_index
 from storage.recipe import Gates
 
 _READERS: Final = 8
@@ -114,6 +115,18 @@ class Quality:
     def mean(self, column: str) -> float | None:
         """Mean of a measure, or None if no sample has it."""
         return next((d.mean for d in self.distributions if d.measure.column == column), None)
+
+
+def index_of(dataset: Dataset) -> pa.Table:
+    """Read the index of the corpus that a dataset keeps.
+
+    Raises:
+        IntegrityError: it is not there.
+    """
+    index = read_index(dataset.location, dataset.recipe)
+    if index is None:
+        raise IntegrityError(f"{dataset.location.url} has lost its index.parquet. Restore that file from a copy.")
+    return index
 
 
 def measure_quality(dataset: Dataset, index: pa.Table, shards: Iterable[int]) -> Quality:

@@ -4,10 +4,13 @@ import contextlib
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any, cast
 
 import dask
 import distributed
 import psutil
+from prefect.futures import PrefectFuture
+from prefect.task_runners import TaskRunner
 from prefect_dask.task_runners import DaskTaskRunner
 
 from aura.errors import AuraError, InvalidInputError
@@ -80,12 +83,15 @@ def require_cluster(cluster: Cluster) -> None:
         )
 
 
-def build_runner(cluster: Cluster) -> DaskTaskRunner:
+def build_runner(cluster: Cluster) -> TaskRunner[PrefectFuture[Any]]:
     """Build the task runner. Nothing starts and nothing is connected before the first task is submitted."""
     if cluster.address:
-        return DaskTaskRunner(address=cluster.address)
-    arguments = {"workers": cluster.workers, "threads": cluster.threads_per_worker}
-    return DaskTaskRunner(cluster_class=local_cluster, cluster_kwargs=arguments)  # type: ignore[arg-type]  # it enters what it calls, with these arguments
+        runner = DaskTaskRunner(address=cluster.address)
+    else:
+        arguments = {"workers": cluster.workers, "threads": cluster.threads_per_worker}
+        # it enters whatever it calls, with these arguments; the library types a class only
+        runner = DaskTaskRunner(cluster_class=local_cluster, cluster_kwargs=arguments)  # type: ignore[arg-type]
+    return cast("TaskRunner[PrefectFuture[Any]]", runner)
 
 
 @contextlib.contextmanager
@@ -131,8 +137,14 @@ def worker_environment(threads: int) -> dict[str, str]:
     return allocator | dict.fromkeys(pools, str(threads))
 
 
-def worker_count(runner: DaskTaskRunner) -> int:
-    """Count the tasks that the runner's cluster can work on at once, starting it if need be."""
+def worker_count(runner: TaskRunner[PrefectFuture[Any]]) -> int:
+    """Count the tasks that the runner's cluster can work on at once, starting it if need be.
+
+    Raises:
+        InvalidInputError: it is not a runner of :func:`build_runner`.
+    """
+    if not isinstance(runner, DaskTaskRunner):
+        raise InvalidInputError(f"The task runner is a {type(runner).__name__}; shards are made on Dask only.")
     workers = runner.client.scheduler_info(n_workers=-1)["workers"]
     return max(1, sum(int(worker["nthreads"]) for worker in workers.values()))
 

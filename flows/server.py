@@ -65,6 +65,11 @@ class Server:
         """Address of a flow run in the UI."""
         return f"{self.ui_url}/runs/flow-run/{flow_run_id}"
 
+    def wait(self) -> None:
+        """Wait until the server that was started here ends by itself."""
+        while self.pid is not None and _is_running(self.pid):
+            time.sleep(0.2)
+
 
 def data_folder() -> Path:
     """Folder of the local server's database and log: ``AURA_HOME``, or the user's data folder."""
@@ -141,7 +146,7 @@ def _start(port: int | None, *, keep: bool) -> Server:
             f"The local Prefect server cannot write in {home} ({error.strerror}); "
             "set AURA_HOME to a folder of yours, or PREFECT_API_URL to a running server."
         ) from None
-    port = port or _free_port()
+    port = port or port_or_free(0)
     command = [sys.executable, "-m", "flows.server_process", str(port), "keep" if keep else str(os.getpid())]
     with log:
         # A session of its own: ctrl-C reaches the run, which ends in order and stops the server last.
@@ -235,7 +240,11 @@ def _ui_url(api_url: str) -> str:
     return (get_current_settings().ui_url or api_url.removesuffix("/").removesuffix("/api")).rstrip("/")
 
 
-def _free_port() -> int:
+def port_or_free(wanted: int) -> int:
+    """Return ``wanted`` if nothing listens there, or else a free port of this machine."""
     with socket.socket() as probe:
-        probe.bind((_HOST, 0))
+        try:
+            probe.bind((_HOST, wanted))
+        except OSError:
+            return port_or_free(0)
         return int(probe.getsockname()[1])

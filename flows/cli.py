@@ -1,0 +1,323 @@
+"""The command line, ``aura``. Imports of a command happen when it runs, so that help is there at once."""
+# ruff: noqa: PLC0415 -- see above: torch and Prefect take seconds to import
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from aura.errors import AuraError, RecipeError
+from flows.console import progress_bars, refuse, say, say_pairs, say_table
+
+REFUSED = 2
+INTERRUPTED = 130
+
+
+commands = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_show_locals=False,
+    help="Turns sRGB photographs into camera RAW training sets.\n\n"
+    "[bold]aura demo[/bold] shows the whole road on a few photographs. [bold]aura synthesize[/bold] makes a dataset "
+    "of a corpus; run it again and it goes on where it was stopped. Paths may be s3:// URLs: keys and endpoint come "
+    "from AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_ENDPOINT_URL.",
+    epilog="Exit codes: 0 done; 1 done, but some photographs could not be used (reconstruct); 2 refused, and one "
+    "sentence says why.",
+)
+cameras_app = typer.Typer(help="The cameras whose RAW can be made.", invoke_without_command=True)
+commands.add_typer(cameras_app, name="cameras")
+
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show the log of Prefect and Dask.")]
+Cluster = Annotated[
+    str,
+    typer.Option(
+        envvar="AURA_CLUSTER",
+        help="Where to work: local, local:N for N processes, or a Dask scheduler's tcp:// address.",
+    ),
+]
+KeepServer = Annotated[bool, typer.Option("--keep-server", help="Leave a Prefect server that is started here running.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, or auto for a GPU if there is one.")]
+Method = Annotated[
+    Literal["aura", "upi", "linearise"], typer.Option(help="The inverse ISP; the last two are classical.")
+]
+Weights = Annotated[Path | None, typer.Option(help="Weights (safetensors) instead of the released ones.")]
+
+
+@commands.command()
+def synthesize(
+    corpus: Annotated[str, typer.Argument(help="Folder or s3:// prefix with photographs; read recursively.")],
+    dataset: Annotated[str, typer.Argument(help="Where to put the dataset: a folder or s3:// prefix.")],
+    recipe: Annotated[Path | None, typer.Option(help="Recipe (YAML); the options below are laid over it.")] = None,
+    canvas: Annotated[str | None, typer.Option(help="Size of a sample: SIDE or HEIGHTxWIDTH, multiples of 16.")] = None,
+    mode: Annotated[
+        Literal["tile", "fit"] | None, typer.Option(help="tile cuts photographs into samples, fit shrinks them.")
+    ] = None,
+    camera: Annotated[
+        list[str] | None, typer.Option(help="Camera name or profile file; repeat it to draw among several.")
+    ] = None,
+    iso: Annotated[str | None, typer.Option(help="ISO, or a range such as 100-6400 to draw from.")] = None,
+    noise: Annotated[Literal["stored", "none"] | None, typer.Option(help="Add noise to the RAW, or none.")] = None,
+    noise_model: Annotated[
+        Literal["calibrated", "generic"] | None, typer.Option(help="The camera's own noise, or one for any camera.")
+    ] = None,
+    method: Annotated[
+        Literal["aura", "upi", "linearise"] | None, typer.Option(help="The inverse ISP; the last two are classical.")
+    ] = None,
+    weights: Weights = None,
+    shard_size: Annotated[int | None, typer.Option(help="Samples in one object, which is one task.")] = None,
+    codec: Annotated[Literal["zstd", "lz4", "pcodec"] | None, typer.Option(help="Lossless compression.")] = None,
+    keep_srgb: Annotated[
+        bool | None, typer.Option("--keep-srgb/--no-keep-srgb", help="Store the source pixels beside the RAW.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Everything that is drawn follows from it.")] = None,
+    min_psnr: Annotated[
+        float | None, typer.Option(help="Gate: least mean cycle PSNR in dB, exposure and tone matched.")
+    ] = None,
+    max_rejects: Annotated[float | None, typer.Option(help="Gate: greatest share of rejected sources, 0 to 1.")] = None,
+    setting: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="FIELD=VALUE", help="Any other recipe field, such as --set limits.min_side=64."),
+    ] = None,
+    cluster: Cluster = "local",
+    in_flight: Annotated[
+        int | None, typer.Option(min=1, help="Shards submitted at once; two per worker if left out.")
+    ] = None,
+    keep_server: KeepServer = False,
+    verbose: Verbose = False,
+) -> None:
+    """Make a RAW dataset of a corpus of photographs, or finish one that was begun.
+
+    Bad files become rows in the dataset's rejects, with the reason. The run is seen in the Prefect UI: the configured
+    server's (PREFECT_API_URL or the active profile), or a local one that lives as long as the run.
+
+    Example: aura synthesize photographs s3://bucket/street --camera nikon-d850 --iso 100-3200
+    """
+    _quiet(verbose=verbose)
+    options = {
+        "corpus": corpus,
+        **_canvas_sides(canvas),
+        "canvas.mode": mode,
+        "cameras": camera or None,
+        "iso": _iso(iso),
+        "noise": noise,
+        "noise_model": noise_model,
+        "method": method,
+        "weights": str(weights) if weights else None,
+        "shard_size": shard_size,
+        "codec": codec,
+        "keep_srgb": keep_srgb,
+        "seed": seed,
+        "gates.min_cycle_psnr_matched": min_psnr,
+        "gates.max_reject_fraction": max_rejects,
+    }
+    given = {name: value for name, value in options.items() if value is not None}
+    from storage.recipe import load_recipe
+
+    wanted = load_recipe(recipe, given | _settings(setting or []))
+    from flows.run import RunSettings, run_factory, tell
+
+    with _resumable():
+        run = run_factory(wanted, dataset, RunSettings(cluster, in_flight, keep_server))
+    tell(run)
+
+
+@commands.command()
+def reconstruct(
+    folder: Annotated[Path, typer.Option(help="Folder with photographs.")],
+    output: Annotated[Path, typer.Option(help="Folder to write to; made if it is not there.")],
+    bit_depth: Annotated[
+        int, typer.Option(help="Bits of the arrays, 8 to 16: 0 is black, 2^bits - 1 saturation.")
+    ] = 14,
+    camera: Annotated[str, typer.Option(help="Camera name or profile file.")] = "canon-eos-5d-mark-iv",
+    device: Device = "auto",
+    method: Method = "aura",
+    weights: Weights = None,
+) -> None:
+    """Make packed RAW arrays of a folder of photographs, without noise.
+
+    Each photograph becomes NAME.npy, uint16 (h, w, 4): R, Gr, Gb, B at half its size, any size. reconstruct.json
+    beside them states the bit depth, the white balance and the colour matrix. A file that cannot be used is
+    reported and skipped, and the exit code is 1.
+    """
+    from aura.reconstruct import Reconstructor
+    from aura.sensor.catalog import load_profile
+    from flows.reconstruct_folder import FACTS_NAME, list_photographs, reconstruct_folder
+
+    files = list_photographs(folder)
+    profile = load_profile(camera)
+    inverse = Reconstructor.load(method, weights, device)
+    with progress_bars() as listener:
+        failures = reconstruct_folder(files, output, inverse, profile, bit_depth, listener)
+    for failure in failures:
+        refuse(f"{failure.path}: {failure.reason}")
+    say(f"{len(files) - len(failures)} of {len(files)} photographs reconstructed by {method} as {profile.name}.")
+    say_pairs(
+        {
+            "arrays": f"{output}/NAME.npy, uint16 (h, w, 4): R, Gr, Gb, B",
+            "bit depth": f"{bit_depth}: 0 is black, {2**bit_depth - 1} is saturation",
+            "facts": str(output / FACTS_NAME),
+        }
+    )
+    if failures:
+        raise typer.Exit(1)
+
+
+@commands.command()
+def inspect(
+    dataset: Annotated[str, typer.Argument(help="A dataset: folder or s3:// prefix, finished or not.")],
+    version: Annotated[int | None, typer.Option(help="A published version; what is committed if left out.")] = None,
+    picture: Annotated[
+        Path | None, typer.Option(help="Also write a contact sheet: source, RAW rendered, difference.")
+    ] = None,
+) -> None:
+    """Show what lies in a dataset: counts, versions, cameras, quality, rejects."""
+    from flows.inspection import inspect_dataset
+
+    inspect_dataset(dataset, version, picture)
+
+
+@cameras_app.callback()
+def cameras(context: typer.Context) -> None:
+    """The cameras whose RAW can be made: list them, or show one."""
+    if context.invoked_subcommand is None:
+        list_cameras()
+
+
+@cameras_app.command("list")
+def list_cameras() -> None:
+    """List the camera profiles that come with the package."""
+    from aura.sensor.catalog import load_profile, profile_names
+
+    profiles = [load_profile(name) for name in profile_names()]
+    rows = [
+        (each.name, f"{each.make} {each.model}", each.cfa_pattern, str(each.bit_depth), _range_text(each.iso_range),
+         "calibrated" if each.noise else "generic only")
+        for each in profiles
+    ]  # fmt: skip
+    say_table("Cameras", ("name", "camera", "CFA", "bits", "ISO", "noise"), rows)
+    say("aura cameras show NAME tells all about one. A YAML file of the same form makes any other camera.")
+
+
+@cameras_app.command("show")
+def show_camera(name: Annotated[str, typer.Argument(help="Camera name or profile file.")]) -> None:
+    """Show one profile as YAML: a file to copy and change for a camera of your own."""
+    import yaml
+
+    from aura.sensor.catalog import load_profile
+
+    say(yaml.safe_dump(load_profile(name).model_dump(mode="json"), sort_keys=False).strip())
+
+
+@commands.command()
+def demo(
+    folder: Annotated[Path, typer.Option(help="Where photographs and dataset go.")] = Path("demo-data"),
+    method: Annotated[
+        Literal["aura", "upi", "linearise"] | None,
+        typer.Option(help="The inverse ISP; the recipe's default if left out."),
+    ] = None,
+    cluster: Cluster = "local",
+    keep_server: KeepServer = False,
+    verbose: Verbose = False,
+) -> None:
+    """Make a small dataset of real photographs: the whole road, in a minute or two."""
+    _quiet(verbose=verbose)
+    from flows.demo import run_demo
+    from flows.run import RunSettings
+
+    with _resumable():
+        run_demo(folder, method, RunSettings(cluster, keep_server=keep_server))
+
+
+@commands.command()
+def server(
+    port: Annotated[int, typer.Option(help="Port of the UI; a free one is taken if it is in use.")] = 4200,
+    stop: Annotated[bool, typer.Option("--stop", help="Stop a server that --keep-server left running.")] = False,
+) -> None:
+    """Show the Prefect UI with the history of local runs, until ctrl-C."""
+    _quiet(verbose=False)
+    from flows.server import port_or_free, prefect_server, stop_kept_server
+
+    if stop:
+        say("Stopped." if stop_kept_server() else "No server was left running.")
+        return
+    with prefect_server(port=port_or_free(port)) as running:
+        say(f"Prefect UI: {running.ui_url}/runs")
+        if running.pid is None:
+            say("It runs already, and is not stopped by this command.")
+            return
+        say("Ctrl-C stops it.")
+        try:
+            running.wait()
+        except KeyboardInterrupt:
+            say("Stopped.")
+
+
+@contextlib.contextmanager
+def _resumable() -> Iterator[None]:
+    """Say after ctrl-C that nothing is lost."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        refuse("Stopped. What was finished is kept: run the same command again to go on.")
+        raise typer.Exit(INTERRUPTED) from None
+
+
+def _quiet(*, verbose: bool) -> None:
+    """Leave the console to the command's own words; runs' logs are in the Prefect UI. Comes before Prefect's import."""
+    os.environ.setdefault("DO_NOT_TRACK", "1")
+    if not verbose:
+        os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+
+
+def _canvas_sides(text: str | None) -> dict[str, int]:
+    if text is None:
+        return {}
+    sides = text.lower().split("x")
+    if len(sides) > 2 or not all(side.isdigit() for side in sides):
+        raise RecipeError(f"--canvas is {text!r}; expected SIDE or HEIGHTxWIDTH, such as 512 or 512x768.")
+    return {"canvas.height": int(sides[0]), "canvas.width": int(sides[-1])}
+
+
+def _iso(text: str | None) -> int | tuple[int, int] | None:
+    if text is None:
+        return None
+    ends = text.split("-")
+    if len(ends) > 2 or not all(end.isdigit() for end in ends):
+        raise RecipeError(f"--iso is {text!r}; expected a value or a range, such as 800 or 100-6400.")
+    return int(ends[0]) if len(ends) == 1 else (int(ends[0]), int(ends[1]))
+
+
+def _settings(pairs: list[str]) -> dict[str, Any]:
+    import yaml
+
+    values = {}
+    for pair in pairs:
+        field, separator, value = pair.partition("=")
+        if not separator or not field:
+            raise RecipeError(f"--set is {pair!r}; expected FIELD=VALUE, such as limits.min_side=64.")
+        try:
+            values[field] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise RecipeError(f"--set {pair!r} has a value that is not YAML; quote it.") from None
+    return values
+
+
+def _range_text(ends: tuple[int, int]) -> str:
+    return f"{ends[0]} to {ends[1]}"
+
+
+def app() -> None:
+    """Run the command line; an error raised on purpose becomes one sentence and exit code 2."""
+    try:
+        commands()
+    except AuraError as error:
+        refuse(str(error))
+        sys.exit(REFUSED)
+
+
+if __name__ == "__main__":
+    app()

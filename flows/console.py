@@ -1,0 +1,62 @@
+"""What the command line prints: sentences, progress bars with a time of arrival, and figures in tables."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+_TITLES = {"ingest": "Looking at the corpus", "synthesize": "Making shards", "reconstruct": "Reconstructing"}
+
+
+@contextmanager
+def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
+    """Show a bar for each step that reports progress; gives the listener to report to."""
+    columns = (
+        SpinnerColumn(finished_text="✓"),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=err) as progress:
+        bars = {}
+
+        def listen(step: str, done: int, total: int) -> None:
+            if step not in bars:
+                bars[step] = progress.add_task(_TITLES.get(step, step), total=total or None)
+            progress.update(bars[step], completed=done, total=total or None)
+
+        yield listen
+
+
+def say(text: str) -> None:
+    """Print a line as it is: no markup, since paths and file names may hold brackets; no wrapping of addresses."""
+    out.print(text, markup=False, soft_wrap=True)
+
+
+def refuse(text: str) -> None:
+    """Print one sentence of refusal on standard error."""
+    err.print(text, markup=False, soft_wrap=True, style="red")
+
+
+def say_pairs(pairs: Mapping[str, str]) -> None:
+    """Print titles and values in two columns."""
+    width = max(map(len, pairs), default=0)
+    for title, value in pairs.items():
+        say(f"  {title:<{width}}  {value}")
+
+
+def say_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table; all columns but the first are aligned right."""
+    table = Table(title=title, title_justify="left", title_style="bold")
+    for place, column in enumerate(columns):
+        table.add_column(column, justify="right" if place else "left")
+    for row in rows:
+        table.add_row(*row)
+    out.print(table, markup=False)

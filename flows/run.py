@@ -1,0 +1,88 @@
+"""Running the factory from the command line: checks first, then a Prefect server, a Dask cluster, and the flow."""
+
+import os
+from dataclasses import dataclass
+
+from flows.console import progress_bars, say, say_pairs
+from flows.factory import FactoryResult, check, factory, finished
+from flows.progress import listening
+from flows.runner import build_runner, parse_cluster, require_cluster
+from flows.server import prefect_server
+from storage.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """How to run, which never changes what is made.
+
+    Attributes:
+        cluster: ``local``, ``local:N`` or a scheduler's address.
+        in_flight: shards submitted at once; None for two per worker.
+        keep_server: leave a Prefect server that was started running.
+    """
+
+    cluster: str
+    in_flight: int | None = None
+    keep_server: bool = False
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """What a run came to, and where a person sees it.
+
+    Attributes:
+        result: the factory's own account.
+        ui: how to see the run in the Prefect UI, in words; None if nothing had to be run.
+    """
+
+    result: FactoryResult
+    ui: str | None
+
+
+def run_factory(recipe: Recipe, dataset_url: str, settings: RunSettings) -> FinishedRun:
+    """Make a dataset, or find that it is made.
+
+    Raises:
+        AuraError: refused, in one sentence.
+    """
+    cluster = parse_cluster(settings.cluster)
+    checked = check(recipe, dataset_url)
+    if done := finished(checked):
+        return FinishedRun(done, None)
+    require_cluster(cluster)
+    say("Starting ..." if "PREFECT_API_URL" in os.environ else "Starting a local Prefect server ...")
+    with prefect_server(keep=settings.keep_server) as server:
+        say(f"Watch the run in the Prefect UI: {server.ui_url}")
+        with progress_bars() as listener, listening(listener):
+            flow = factory.with_options(task_runner=build_runner(cluster))
+            result = flow(recipe=recipe, dataset=checked.dataset_url, in_flight=settings.in_flight)
+        stopped = server.pid is not None and not settings.keep_server
+    page = f"/runs/flow-run/{result.flow_run_id}"
+    ui = f"run 'aura server', then open http://127.0.0.1:4200{page}" if stopped else server.ui_url + page
+    return FinishedRun(result, ui)
+
+
+def tell(run: FinishedRun) -> None:
+    """Say what was made, how good it is, where it lies, and what to do next."""
+    result = run.result
+    rejected = sum(result.rejected_sources.values())
+    reasons = ", ".join(f"{reason} {count}" for reason, count in result.rejected_sources.items())
+    matched, as_is = result.quality.get("cycle_psnr_matched_db"), result.quality.get("cycle_psnr_db")
+    if run.ui is None:
+        say("Found finished: every planned sample is made and published; nothing was left to do.")
+    else:
+        rate = result.pixels / 1e6 / result.seconds if result.seconds else 0.0
+        say(
+            f"Done in {result.seconds:.0f} s: {result.shards_made} shards made, {result.shards_found} found made, "
+            f"{rate:.2f} megapixels of RAW a second."
+        )
+    report = result.report_url if "://" in result.report_url else f"file://{result.report_url}"
+    pairs = {
+        "dataset": f"{result.dataset_url} (version {result.version}, {result.samples} samples)",
+        "sources": f"{result.sources}, {rejected} rejected" + (f": {reasons}" if reasons else ""),
+        "quality": f"cycle PSNR {matched:.2f} dB tone matched, {as_is:.2f} dB as is" if matched and as_is else "-",
+        "report": report,
+        "runs": run.ui or "run 'aura server', then open http://127.0.0.1:4200/runs",
+        "next": f"aura inspect {result.dataset_url} --picture sheet.png",
+    }
+    say_pairs(pairs)
