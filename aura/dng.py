@@ -11,7 +11,6 @@ import heapq
 import os
 import struct
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import BinaryIO, Final, Literal, NamedTuple
@@ -75,28 +74,6 @@ class _Image(NamedTuple):
         return [*self.tags, _Tag(self.offsets_code, _LONG, offsets), _Tag(self.counts_code, _LONG, counts)]
 
 
-@dataclass(frozen=True, slots=True)
-class DngColor:
-    """What a developer needs to know about colour.
-
-    Attributes:
-        color_matrix: ``(3, 3)``, CIE XYZ (D65) to camera RGB, Adobe convention.
-        as_shot_neutral: camera RGB of a grey surface, R, G, B in (0, 1]: the reciprocal of the white-balance gains.
-    """
-
-    color_matrix: np.ndarray
-    as_shot_neutral: tuple[float, float, float]
-
-    def __post_init__(self) -> None:
-        """Refuse what no developer can use."""
-        if np.shape(self.color_matrix) != (3, 3) or not np.isfinite(self.color_matrix).all():
-            raise InvalidInputError(
-                f"Colour matrix has shape {np.shape(self.color_matrix)}; expected 3x3 finite numbers."
-            )
-        if len(self.as_shot_neutral) != 3 or not all(0.0 < value < np.inf for value in self.as_shot_neutral):
-            raise InvalidInputError(f"AsShotNeutral is {self.as_shot_neutral}; expected three positive numbers.")
-
-
 def write_dng(
     target: str | os.PathLike[str] | BinaryIO,
     raw: np.ndarray,
@@ -139,8 +116,8 @@ def write_dng(
         InvalidInputError: a shape, dtype, level or colour that DNG cannot hold.
     """
     mosaic = _as_mosaic(np.asarray(raw), cfa_pattern)
-    color = DngColor(np.asarray(color_matrix, dtype=np.float64), as_shot_neutral)
-    camera_tags = _camera_tags(make, camera_model, orientation, color, baseline_exposure_ev)
+    camera_tags = _camera_tags(make, camera_model, orientation, baseline_exposure_ev)
+    camera_tags += _color_tags(np.asarray(color_matrix, dtype=np.float64), as_shot_neutral)
     raw_tags = _mosaic_tags(mosaic.shape, cfa_pattern, _four(black_level, "Black level"), _white(white_level))
     raw_image = _mosaic_image(mosaic, raw_tags + _noise_tags(noise), compress=compress)
     images = [raw_image] if preview is None else [_preview_image(preview), raw_image]
@@ -182,7 +159,7 @@ def _white(level: float | Sequence[float]) -> int:
 
 def _mosaic_tags(shape: tuple[int, ...], pattern: CfaPattern, black: tuple[float, ...], white: int) -> list[_Tag]:
     height, width = shape
-    if min(black) >= white:
+    if max(black) >= white:
         raise InvalidInputError(f"White level {white} is not above the black level {black}.")
     cell = {site: plane for plane, site in enumerate(cfa_sites(pattern))}
     planes = [cell[row, column] for row in (0, 1) for column in (0, 1)]
@@ -209,9 +186,7 @@ def _noise_tags(noise: DngNoise | Sequence[DngNoise] | None) -> list[_Tag]:
     return [_Tag(51041, _DOUBLE, tuple(pairs.ravel().tolist()))]  # NoiseProfile
 
 
-def _camera_tags(
-    make: str, model: str, orientation: Orientation, color: DngColor, baseline_exposure_ev: float | None
-) -> list[_Tag]:
+def _camera_tags(make: str, model: str, orientation: Orientation, baseline_exposure_ev: float | None) -> list[_Tag]:
     if orientation not in range(1, 9):
         raise InvalidInputError(f"Orientation is {orientation}; expected an EXIF orientation from 1 to 8.")
     tags = [
@@ -221,13 +196,22 @@ def _camera_tags(
         _Tag(50706, _BYTE, (1, 4, 0, 0)),  # DNGVersion
         _Tag(50707, _BYTE, (1, 1, 0, 0)),  # DNGBackwardVersion
         _Tag(50708, _ASCII, _ascii(model, "Camera model")),  # UniqueCameraModel
-        _Tag(50721, _SRATIONAL, _rationals(color.color_matrix.ravel())),  # ColorMatrix1
-        _Tag(50728, _RATIONAL, _rationals(color.as_shot_neutral)),  # AsShotNeutral
-        _Tag(50778, _SHORT, (_ILLUMINANT_D65,)),  # CalibrationIlluminant1
     ]
     if baseline_exposure_ev is not None:
         tags.append(_Tag(50730, _SRATIONAL, _rationals([baseline_exposure_ev])))  # BaselineExposure
     return tags
+
+
+def _color_tags(color_matrix: np.ndarray, as_shot_neutral: tuple[float, float, float]) -> list[_Tag]:
+    if color_matrix.shape != (3, 3) or not np.isfinite(color_matrix).all():
+        raise InvalidInputError(f"Colour matrix has shape {color_matrix.shape}; expected 3x3 finite numbers.")
+    if len(as_shot_neutral) != 3 or not all(0.0 < value < np.inf for value in as_shot_neutral):
+        raise InvalidInputError(f"AsShotNeutral is {as_shot_neutral}; expected three positive numbers.")
+    return [
+        _Tag(50721, _SRATIONAL, _rationals(color_matrix.ravel())),  # ColorMatrix1
+        _Tag(50728, _RATIONAL, _rationals(as_shot_neutral)),  # AsShotNeutral
+        _Tag(50778, _SHORT, (_ILLUMINANT_D65,)),  # CalibrationIlluminant1
+    ]
 
 
 def _exif_tags(iso: int | None) -> list[_Tag]:

@@ -1,0 +1,225 @@
+"""Noise: its statistics, its shapes, and that a seed decides it."""
+
+import math
+
+import numpy as np
+import pytest
+import scipy.stats
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aura.errors import InvalidInputError, NoiseUnavailableError
+from aura.sensor.catalog import load_profile
+from aura.sensor.noise import (
+    NoiseParameters,
+    add_noise,
+    noise_at,
+    noise_iso_range,
+    sample_poisson,
+    tukey_lambda_deviation,
+)
+
+CANON = load_profile("canon-eos-5d-mark-iv")
+QUIET = NoiseParameters(system_gain_dn_per_electron=0.0, read_sigma_dn=0.0)
+LIKELY = 1e-4
+"""Least p-value accepted; seeds are fixed, so a test that passes once always does."""
+
+
+def _flat(signal_dn: float, side: int = 256) -> torch.Tensor:
+    return torch.full((4, side, side), signal_dn)
+
+
+@pytest.mark.parametrize("gain", [0.2, 3.5, 14.0])
+@pytest.mark.parametrize("signal", [0.0, 5.0, 40.0, 600.0, 12000.0])
+def test_mean_and_variance_follow_the_signal(signal, gain):
+    noise = NoiseParameters(gain, read_sigma_dn=6.0, read_tukey_lambda=0.1)
+    noisy = add_noise(_flat(signal), noise, seed=1).double()
+    expected = noise.variance_dn2(signal) - noise.quantisation_step_dn**2 / 12  # rounding comes later
+    count = noisy.numel()
+    assert noisy.mean().item() == pytest.approx(signal, abs=5 * math.sqrt(expected / count))
+    assert noisy.var().item() == pytest.approx(expected, rel=0.02)
+
+
+@pytest.mark.parametrize("rate", [0.3, 4.0, 9.99, 10.0, 10.5, 33.0, 400.0])
+def test_photons_are_poisson(rate):
+    generator = torch.Generator().manual_seed(3)
+    counts = sample_poisson(torch.full((500_000,), rate), generator).numpy().astype(int)
+    low, high = scipy.stats.poisson.ppf([2e-5, 1 - 2e-5], rate).astype(int)
+    observed = np.bincount(counts.clip(low, high) - low, minlength=high - low + 1)
+    cumulative = scipy.stats.poisson.cdf(np.arange(low, high), rate)
+    expected = np.diff(np.concatenate([[0.0], cumulative, [1.0]])) * counts.size
+    assert scipy.stats.chisquare(observed, expected).pvalue > LIKELY
+
+
+def test_photons_come_in_whole_electrons():
+    noisy = add_noise(_flat(700.0, 64), NoiseParameters(3.5, 0.0), seed=0) / 3.5
+    torch.testing.assert_close(noisy, noisy.round(), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [-0.3, -0.1, 0.0, 1e-7, 0.014, 0.14, 0.5])
+def test_read_noise_is_tukey_lambda_of_the_stated_deviation(shape):
+    noise = NoiseParameters(0.0, read_sigma_dn=7.0, read_tukey_lambda=shape)
+    noisy = add_noise(_flat(0.0, 160), noise, seed=5).flatten().numpy()
+    scale = 7.0 / tukey_lambda_deviation(shape)
+    law = scipy.stats.tukeylambda(shape if shape != 1e-7 else 0.0, scale=scale)
+    assert scipy.stats.kstest(noisy, law.cdf).pvalue > LIKELY
+    assert np.isfinite(noisy).all()
+
+
+@given(st.floats(-0.45, 2.0))
+def test_the_deviation_of_tukey_lambda_is_that_of_scipy(shape):
+    variance = scipy.stats.tukeylambda.var(shape)
+    assert tukey_lambda_deviation(shape) ** 2 == pytest.approx(variance, rel=1e-4)
+
+
+def test_gaussian_read_noise_is_gaussian():
+    noisy = add_noise(_flat(0.0, 160), NoiseParameters(0.0, read_sigma_dn=7.0), seed=5).flatten().numpy()
+    assert scipy.stats.kstest(noisy / 7.0, "norm").pvalue > LIKELY
+
+
+def test_a_row_of_the_mosaic_shares_its_error_and_no_other_row_does():
+    noise = NoiseParameters(0.0, read_sigma_dn=0.0, row_sigma_dn=3.0)
+    red, green_red, green_blue, blue = add_noise(torch.zeros(2, 4, 4000, 6), noise, seed=9).unbind(1)
+    assert torch.equal(red, green_red)
+    assert torch.equal(green_blue, blue)
+    assert torch.equal(red, red[..., :1].expand_as(red))
+    rows = torch.cat([red[..., 0], blue[..., 0]])
+    assert rows.std().item() == pytest.approx(3.0, rel=0.05)
+    correlations = torch.corrcoef(rows).fill_diagonal_(0)
+    assert correlations.abs().max() < 0.07
+    shifted = np.corrcoef(rows[0, :-1], rows[0, 1:])[0, 1]
+    assert abs(shifted) < 0.07
+
+
+def test_offsets_reach_their_planes_and_darkness_passes_through():
+    noise = NoiseParameters(2.0, 0.0, black_offset_dn=(1.0, -2.0, 3.0, -4.0))
+    noisy = add_noise(_flat(-5.0, 4), noise, seed=0)
+    assert noisy[:, 0, 0].tolist() == [-4.0, -7.0, -2.0, -9.0]
+
+
+@given(
+    st.integers(0, 2**63 - 1),
+    st.sampled_from([(), (1,), (2, 3)]),
+    st.tuples(st.integers(1, 5), st.integers(1, 5)),
+    st.sampled_from([torch.float32, torch.float64]),
+)
+def test_a_seed_decides_every_bit(seed, lead, sides, dtype):
+    clean = torch.linspace(0, 4000, math.prod((*lead, 4, *sides))).reshape(*lead, 4, *sides).to(dtype)
+    before = clean.clone()
+    noise = noise_at(CANON, 1600, seed)
+    noisy = add_noise(clean, noise, seed)
+    assert noisy.shape == clean.shape
+    assert noisy.dtype == dtype
+    assert torch.isfinite(noisy).all()
+    assert torch.equal(noisy, add_noise(clean, noise_at(CANON, 1600, seed), seed))
+    assert not torch.equal(noisy, add_noise(clean, noise, seed + 1))
+    assert torch.equal(clean, before)
+
+
+def test_threads_and_memory_layout_do_not_matter():
+    clean = torch.rand(4, 300, 200, generator=torch.Generator().manual_seed(0)) * 3000
+    noise = noise_at(CANON, 3200, 1)
+    expected = add_noise(clean, noise, 2)
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1 if threads > 1 else 2)
+        assert torch.equal(add_noise(clean, noise, 2), expected)
+    finally:
+        torch.set_num_threads(threads)
+    strided = clean.transpose(1, 2).contiguous().transpose(1, 2)
+    assert torch.equal(add_noise(strided, noise, 2), expected)
+
+
+@pytest.mark.parametrize(
+    "name", ["canon-eos-5d-mark-iv", "canon-eos-700d", "canon-eos-70d", "nikon-d850", "sony-ilce-7sm2"]
+)
+def test_gain_is_proportional_to_iso_and_read_noise_grows_with_it(name):
+    profile = load_profile(name)
+    gains = [noise_at(profile, iso, 0).system_gain_dn_per_electron for iso in (100, 400, 6400)]
+    assert gains == pytest.approx([gains[0], 4 * gains[0], 64 * gains[0]])
+    deviations = [np.mean([noise_at(profile, iso, seed).read_sigma_dn for seed in range(40)]) for iso in (100, 6400)]
+    electrons = np.array(deviations) / [gains[0], gains[2]]
+    assert deviations[1] > 2 * deviations[0]
+    assert electrons[1] < electrons[0]  # known of every such sensor: high ISO reads fewer electrons of noise
+
+
+def test_drawn_scales_scatter_around_the_published_line():
+    noise = CANON.noise
+    draws = [noise_at(CANON, 1600, seed) for seed in range(400)]
+    log_gain = math.log(noise.gain_dn_per_electron_at_iso_min * 16)
+    logs = np.log([draw.row_sigma_dn for draw in draws])
+    assert logs.mean() == pytest.approx(noise.row_sigma_dn.slope * log_gain + noise.row_sigma_dn.bias, abs=0.05)
+    assert logs.std() == pytest.approx(noise.row_sigma_dn.sigma, rel=0.15)
+    assert {draw.read_tukey_lambda for draw in draws} == set(noise.read_tukey_lambda)
+    assert {draw.black_offset_dn for draw in draws} == set(noise.black_offset_dn)
+    # the two published fits of the same read noise, Gaussian and Tukey-lambda, agree on its deviation
+    gaussian = math.exp(noise.read_sigma_dn.slope * log_gain + noise.read_sigma_dn.bias)
+    assert np.median([draw.read_sigma_dn for draw in draws]) == pytest.approx(gaussian, rel=0.15)
+
+
+def test_generic_noise_scales_with_the_range_of_the_camera():
+    twelve, fourteen = load_profile("generic"), load_profile("nikon-z-6")
+    ratio = fourteen.levels_at(400).range_dn / twelve.levels_at(400).range_dn
+    small, large = (noise_at(profile, 400, 0, model="generic") for profile in (twelve, fourteen))
+    assert large.system_gain_dn_per_electron == pytest.approx(ratio * small.system_gain_dn_per_electron)
+    assert large.read_sigma_dn == pytest.approx(ratio * small.read_sigma_dn)
+    # PMRID's own numbers, at its 959 DN: K(400) = 0.2485, variance(400) = 0.4894
+    scale = twelve.levels_at(400).range_dn / 959
+    assert small.system_gain_dn_per_electron == pytest.approx(0.2485 * scale, rel=1e-3)
+    assert small.read_sigma_dn**2 == pytest.approx(0.4894 * scale**2, rel=1e-3)
+
+
+def test_gopro_noise_is_that_of_its_tags():
+    profile = load_profile("gopro-hero7-black")
+    noise = noise_at(profile, 252, 0)
+    scale, offset = noise.normalised(16383)
+    assert scale == pytest.approx(0.00039362526, rel=1e-5)
+    assert offset - 1 / 12 / 16383**2 == pytest.approx(1.2297640e-07, rel=1e-4)
+
+
+def test_noise_that_is_not_known_is_refused_with_what_to_do():
+    with pytest.raises(NoiseUnavailableError, match=r"nikon-z-6 has no noise calibration.*'generic'"):
+        noise_at(load_profile("nikon-z-6"), 400, 0)
+    with pytest.raises(NoiseUnavailableError, match="from ISO 100 to 6400, not at ISO 12800"):
+        noise_at(CANON, 12800, 0)
+    with pytest.raises(NoiseUnavailableError, match="no noise calibration"):
+        noise_iso_range(load_profile("nikon-z-6"))
+    outside = CANON.model_copy(update={"iso_range": (12800, 25600)})
+    with pytest.raises(NoiseUnavailableError, match="goes from ISO 12800 to 25600"):
+        noise_iso_range(outside)
+
+
+@pytest.mark.parametrize(
+    ("name", "model", "expected"),
+    [
+        ("canon-eos-5d-mark-iv", "calibrated", (100, 6400)),
+        ("canon-eos-5d", "generic", (100, 1600)),
+        ("nikon-d700", "generic", (200, 6400)),
+        ("gopro-hero7-black", "calibrated", (100, 3200)),
+    ],
+)
+def test_the_iso_range_is_what_camera_and_model_share(name, model, expected):
+    profile = load_profile(name)
+    assert noise_iso_range(profile, model) == expected
+    for iso in expected:
+        assert noise_at(profile, iso, 0, model=model).system_gain_dn_per_electron > 0
+
+
+@pytest.mark.parametrize("clean", [torch.zeros(3, 4, 4), torch.zeros(4, 4), torch.zeros(4, 4, 4, dtype=torch.int32)])
+def test_what_is_no_packed_raw_is_refused(clean):
+    with pytest.raises(InvalidInputError, match="floating point"):
+        add_noise(clean, QUIET, 0)
+
+
+@pytest.mark.parametrize(
+    "fields", [{"read_sigma_dn": -1.0}, {"row_sigma_dn": math.nan}, {"read_tukey_lambda": -0.5, "read_sigma_dn": 1.0}]
+)
+def test_what_is_no_noise_is_refused(fields):
+    with pytest.raises(InvalidInputError):
+        NoiseParameters(**({"system_gain_dn_per_electron": 1.0, "read_sigma_dn": 1.0} | fields))
+
+
+def test_no_noise_changes_nothing():
+    clean = torch.rand(4, 8, 8)
+    assert torch.equal(add_noise(clean, QUIET, 0), clean)
