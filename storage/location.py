@@ -122,7 +122,7 @@ class Location:
                     _put_local(Path(self.url), data, exclusive=True)
                 else:
                     self._file_system().pipe_file(self._path(), data, mode="create")
-            except (FileExistsError, OSError) as error:
+            except OSError as error:
                 if _says_exists(error):
                     return False
                 raise
@@ -357,7 +357,10 @@ def _says_exists(error: OSError) -> bool:
 
 
 def _put_local(path: Path, data: bytes, *, exclusive: bool) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:  # or else it would seem that the object itself exists
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path.parent)) from error
     unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
     try:
         with unfinished.open("wb") as file:

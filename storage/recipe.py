@@ -239,7 +239,7 @@ def _explain(problem: Any) -> str:
         return f"unknown field {field!r}{_suggestion(location)}"
     if problem["type"] == "missing":
         return f"field {field!r} is missing"
-    said = problem["msg"].removeprefix("Value error, ")
+    said = problem["msg"].removeprefix("Value error, ").rstrip(".")
     return f"field {field!r} is {problem['input']!r}: {said[0].lower()}{said[1:]}"
 
 
