@@ -78,7 +78,9 @@ def draw_capture(
         iso: sensitivity, within the camera's range.
         seed: chooses the light, the noise and its realisation.
         noise_model: ``none``, the camera's own calibration, or the generic one.
-        illuminant_kelvin: correlated colour temperatures to draw from, evenly in mireds; None means D65.
+        illuminant_kelvin: correlated colour temperatures to draw from, evenly in mireds; None means D65. Under very
+            warm or cold light a gain may fall below 1: that channel saturates before the others, and who develops the
+            RAW must clip all balanced channels at the least gain. From 2700 to 8000 K only ``generic`` does so.
         exposure: factor on the scene's light.
 
     Raises:

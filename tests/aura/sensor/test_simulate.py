@@ -51,6 +51,7 @@ def _normalised(dn: torch.Tensor, capture: Capture) -> torch.Tensor:
 @given(cameras, kelvins, st.floats(0.05, 0.85))
 def test_a_grey_card_is_neutral_after_the_stored_gains(name, kelvin, level):
     capture = _clean(name, kelvin)
+    level *= min(1.0, *capture.wb_gains)  # a channel with a gain below 1 saturates earlier
     gains = torch.tensor(capture.wb_gains)[list(PLANE_CHANNEL)]
     means = _normalised(simulate(_grey(level), capture), capture).mean(dim=(1, 2)) * gains
     # half a digital number of rounding, besides the half per cent asked for
@@ -270,3 +271,9 @@ def test_a_light_that_a_camera_cannot_see_is_refused():
     profile = load_profile("generic").model_copy(update={"xyz_to_camera": tuple(map(tuple, blind.tolist()))})
     with pytest.raises(InvalidInputError, match="2500 K in one channel"):
         color_under(profile, 2500.0)
+
+
+@pytest.mark.parametrize("kelvin", [2700.0, 4000.0, 6504.0, 8000.0])
+@pytest.mark.parametrize("name", sorted(set(profile_names()) - {"generic"}))
+def test_usual_light_needs_no_gain_below_one(name, kelvin):
+    assert min(color_under(load_profile(name), kelvin)[0]) == 1.0
