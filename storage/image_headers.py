@@ -39,6 +39,7 @@ _KNOWN_BUT_UNSUPPORTED: Final = (
     (b"IIU\0", "Panasonic RAW"),
     (b"IIRO", "Olympus RAW"),
     (b"FOVb", "Sigma RAW"),
+    (b"II\x1a\0\0\0HEAPCCDR", "Canon RAW"),
     (b"II\xbc\x01", "JPEG XR"),
     (b"DDS ", "DDS"),
     (b"\0\0\x01\0", "icon"),

@@ -59,6 +59,7 @@ _NEW_SUBFILE_TYPE: Final = 254
 _SAMPLE_FORMAT: Final = 339
 _BITS_PER_SAMPLE: Final = 258
 _PHOTOMETRIC: Final = 262
+_RAW_PHOTOMETRICS: Final = {32803, 34892}  # colour filter array, linear RAW
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +209,8 @@ def _require_size(facts: ImageFacts, limits: Limits) -> None:
 def _open_pillow(data: bytes, container: str, limits: Limits) -> _Opened:
     # PNG comes first, since Pillow refuses to say how large a bomb is
     png = _read_png(data) if container == "PNG" else None
+    if container == "TIFF":
+        _require_display_tiff(data)
     if png is not None and png.height * png.width > limits.max_pixels:
         raise RejectedImageError(
             "too_many_pixels", f"It has {png.height}x{png.width} px; limits.max_pixels is {limits.max_pixels}."
@@ -222,7 +225,6 @@ def _open_pillow(data: bytes, container: str, limits: Limits) -> _Opened:
         raise RejectedImageError("damaged", f"It begins like {container}, but its header cannot be read.") from error
     mode = image.mode
     if container == "TIFF":
-        _require_display_tiff(image)
         mode = _tiff_mode(image)
     elif png is not None and png.bit_depth == 16:
         mode = f"{image.mode.split(';')[0]};16".replace("I;", "L;")
@@ -291,9 +293,14 @@ def _original_orientation(image: Image.Image, orientation: int) -> int:
     return original if isinstance(original, int) and 1 <= original <= 8 else orientation
 
 
-def _require_display_tiff(image: Image.Image) -> None:
-    tags: Any = getattr(image, "tag_v2", {})
-    if _DNG_VERSION in tags or tags.get(_NEW_SUBFILE_TYPE, 0) & 1:
+def _require_display_tiff(data: bytes) -> None:
+    """Refuse camera RAW, most of which is TIFF whose first image is a thumbnail."""
+    with tifffile.TiffFile(io.BytesIO(data)) as file:
+        tags: Any = file.pages[0].tags  # type: ignore[union-attr]  # the first page is never a bare frame
+        is_thumbnail = tags.valueof(_NEW_SUBFILE_TYPE, 0) & 1
+        is_mosaic = tags.valueof(_PHOTOMETRIC, 1) in _RAW_PHOTOMETRICS
+        is_dng = tags.valueof(_DNG_VERSION) is not None
+    if data[8:10] == b"CR" or is_thumbnail or is_mosaic or is_dng:
         raise RejectedImageError("unsupported_format", "It is a camera RAW file; develop it to sRGB first.")
 
 
