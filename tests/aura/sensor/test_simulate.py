@@ -6,11 +6,12 @@ import math
 import numpy as np
 import pytest
 import torch
+from colour.adaptation import matrix_chromatic_adaptation_VonKries
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aura.bayer import CFA_PATTERNS, PLANE_CHANNEL, pack_rgb
-from aura.color import apply_matrix
+from aura.color import SRGB_TO_XYZ, apply_matrix
 from aura.errors import InvalidInputError, NoiseUnavailableError
 from aura.sensor.catalog import load_profile, profile_names
 from aura.sensor.noise import NoiseParameters
@@ -135,6 +136,19 @@ def test_daylight_needs_no_adaptation():
     np.testing.assert_allclose(matrix, profile.camera_to_srgb, atol=1e-12)
     np.testing.assert_allclose(gains, profile.daylight_gains)
     np.testing.assert_allclose(color_under(profile, 6504.0)[0], gains, rtol=2e-3)
+
+
+@pytest.mark.parametrize("kelvin", [2700.0, 5000.0, 9000.0])
+def test_colours_under_a_light_are_those_of_an_independent_adaptation(kelvin):
+    profile = load_profile("nikon-d850")
+    gains, matrix = color_under(profile, kelvin)
+    canonical = np.array([0.3, 0.1, 0.05])
+    white = illuminant_xyz(kelvin)
+    under_light = matrix_chromatic_adaptation_VonKries(D65_XYZ, white, "Bradford") @ SRGB_TO_XYZ @ canonical
+    xyz_to_camera = np.array(profile.xyz_to_camera)
+    expected = xyz_to_camera @ under_light / (xyz_to_camera @ white)[1]
+    camera = canonical_to_camera(torch.from_numpy(canonical)[:, None, None], matrix, gains)
+    np.testing.assert_allclose(camera.flatten(), expected, rtol=1e-3)
 
 
 @pytest.mark.parametrize(
