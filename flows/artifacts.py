@@ -73,9 +73,15 @@ def quality_row(distribution: Distribution) -> dict[str, str]:
         "measure": distribution.measure.title,
         "mean": figure(distribution.mean, unit),
         **{title: figure(distribution.quantile(share), unit) for title, share in quantiles.items()},
-        "worst": figure(distribution.values[-1 if distribution.measure.better == "lower" else 0], unit),
+        "worst": _worst(distribution),
         "samples": str(distribution.values.size),
     }
+
+
+def _worst(distribution: Distribution) -> str:
+    ends = {"higher": distribution.values[0], "lower": distribution.values[-1]}
+    worst = ends.get(distribution.measure.better)
+    return "-" if worst is None else figure(worst, distribution.measure.unit)
 
 
 def leave_contact_sheet(dataset_url: str, pictured: Sequence[Triptych]) -> None:

@@ -194,7 +194,7 @@ def list_cameras() -> None:
 
     profiles = [load_profile(name) for name in profile_names()]
     rows = [
-        (each.name, f"{each.make} {each.model}", each.cfa_pattern, str(each.bit_depth), _range_text(each.iso_range),
+        (each.name, each.model, each.cfa_pattern, str(each.bit_depth), _range_text(each.iso_range),
          "calibrated" if each.noise else "generic only")
         for each in profiles
     ]  # fmt: skip

@@ -1,13 +1,17 @@
 """What the command line prints: sentences, progress bars with a time of arrival, and figures in tables."""
 
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
+from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-out = Console(highlight=False)
+_PIPED_COLUMNS = 120  # a file or pipe has no width of its own, and 80 columns would break the tables
+
+out = Console(highlight=False, width=None if sys.stdout.isatty() else _PIPED_COLUMNS)
 err = Console(stderr=True, highlight=False)
 
 _TITLES = {"ingest": "Looking at the corpus", "synthesize": "Making shards", "reconstruct": "Reconstructing"}
@@ -54,9 +58,9 @@ def say_pairs(pairs: Mapping[str, str]) -> None:
 
 def say_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a table; all columns but the first are aligned right."""
-    table = Table(title=title, title_justify="left", title_style="bold")
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
     for place, column in enumerate(columns):
-        table.add_column(column, justify="right" if place else "left")
+        table.add_column(column, justify="right" if place else "left", no_wrap=not place)
     for row in rows:
         table.add_row(*row)
     out.print(table, markup=False)

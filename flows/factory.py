@@ -198,6 +198,7 @@ def ingest_corpus(checked: Checked) -> pa.Table:
     index = read_index(checked.dataset_url, recipe)
     if index is None:
         index = ingest(recipe.corpus, recipe.limits, lambda done: report_progress("ingest", done, 0))
+        report_progress("ingest", index.num_rows, index.num_rows)
         write_index(checked.dataset_url, index, recipe)
     refused = index.num_rows - index["reject_reason"].null_count
     get_run_logger().info("%d files listed, %d of them refused", index.num_rows, refused)

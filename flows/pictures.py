@@ -24,6 +24,7 @@ from storage.plan import place, read_shard_plan
 DIFFERENCE_GAIN: Final = 4
 _JPEG_QUALITY: Final = 80
 _GAP_PX: Final = 4
+_SHEET_GREY: Final = (118, 118, 118)
 
 Pixels = npt.NDArray[np.uint8]
 Row = dict[str, Any]
@@ -47,13 +48,18 @@ class Triptych:
 
 
 def choose_rows(rows: Sequence[Row], count: int, column: str = "cycle_psnr_matched_db") -> list[Row]:
-    """Choose rows spread evenly from the worst to the best, no two of one source while there are enough sources."""
-    ranked = sorted(rows, key=lambda row: (row[column] is None, row[column] or 0.0, row["index"]))
-    distinct: dict[str, Row] = {}
-    for row in ranked:
-        distinct.setdefault(row["source_uri"], row)
-    pool = list(distinct.values()) if len(distinct) >= count else ranked
-    return [pool[round(position)] for position in np.linspace(0, len(pool) - 1, min(count, len(pool)))]
+    """Choose rows spread evenly from the worst to the best, both ends included, of different sources where possible."""
+    ranked = sorted(rows, key=lambda row: (row[column] is not None, row[column] or 0.0, row["index"]))
+    chosen: list[int] = []
+    sources: set[str] = set()
+    targets = np.linspace(0, len(ranked) - 1, min(count, len(ranked)))
+    for target in (*targets[:1], *targets[:0:-1]):  # the ends first
+        free = [rank for rank in range(len(ranked)) if rank not in chosen]
+        unseen = [rank for rank in free if ranked[rank]["source_uri"] not in sources]
+        nearest = min(unseen if len(chosen) > 1 and unseen else free, key=lambda rank: abs(rank - target))
+        chosen.append(nearest)
+        sources.add(ranked[nearest]["source_uri"])
+    return [ranked[rank] for rank in sorted(chosen)]
 
 
 def triptychs(dataset: Dataset, rows: Iterable[Row]) -> list[Triptych]:
@@ -91,23 +97,32 @@ def render_row(raw_dn: npt.NDArray[np.uint16], row: Row) -> Tensor:
 
 def data_uri(picture: Pixels, max_side: int) -> str:
     """Encode a picture as a small JPEG in a ``data:`` URI, so that a page needs no other file."""
-    image = Image.fromarray(picture)
-    image.thumbnail((max_side, max_side), Image.Resampling.LANCZOS)
     encoded = io.BytesIO()
-    image.save(encoded, "JPEG", quality=_JPEG_QUALITY, optimize=True)
+    _shrunk(picture, max_side).save(encoded, "JPEG", quality=_JPEG_QUALITY, optimize=True)
     return "data:image/jpeg;base64," + base64.b64encode(encoded.getvalue()).decode("ascii")
 
 
 def contact_sheet(pictured: Sequence[Triptych], side: int) -> Pixels:
-    """Lay triptychs under each other, three squares of ``side`` pixels a row; uint8 ``(H, W, 3)``."""
-    sheet = Image.new("RGB", (3 * side + 2 * _GAP_PX, max(1, len(pictured) * (side + _GAP_PX) - _GAP_PX)), "white")
-    for line, sample in enumerate(pictured):
-        for column, picture in enumerate((sample.source, sample.rendered, sample.difference)):
-            image = Image.fromarray(picture)
-            image.thumbnail((side, side), Image.Resampling.LANCZOS)
-            left = column * (side + _GAP_PX) + (side - image.width) // 2
-            sheet.paste(image, (left, line * (side + _GAP_PX) + (side - image.height) // 2))
+    """Lay triptychs under each other, three pictures of at most ``side`` pixels a row; uint8 ``(H, W, 3)``."""
+    rows = [
+        [_shrunk(picture, side) for picture in (sample.source, sample.rendered, sample.difference)]
+        for sample in pictured
+    ]
+    width = max((row[0].width for row in rows), default=1)
+    height = sum(row[0].height + _GAP_PX for row in rows) - _GAP_PX
+    sheet = Image.new("RGB", (3 * width + 2 * _GAP_PX, max(1, height)), _SHEET_GREY)
+    top = 0
+    for row in rows:
+        for column, image in enumerate(row):
+            sheet.paste(image, (column * (width + _GAP_PX) + (width - image.width) // 2, top))
+        top += row[0].height + _GAP_PX
     return np.asarray(sheet)
+
+
+def _shrunk(picture: Pixels, side: int) -> Image.Image:
+    image = Image.fromarray(picture)
+    image.thumbnail((side, side), Image.Resampling.LANCZOS)
+    return image
 
 
 def _triptych(row: Row, source: Pixels, mosaic: npt.NDArray[np.uint16]) -> Triptych:

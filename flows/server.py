@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+from prefect.events.worker import EventsWorker
+from prefect.logging.handlers import APILogWorker
 from prefect.settings import (
     PREFECT_API_URL,
     PREFECT_SERVER_ALLOW_EPHEMERAL_MODE,
@@ -28,6 +30,7 @@ from aura.errors import AuraError
 _HOST = "127.0.0.1"
 _START_TIMEOUT_S = 120.0
 _STOP_TIMEOUT_S = 15.0
+_DRAIN_TIMEOUT_S = 5.0
 
 # What the local server needs, and what it does not: nothing is scheduled here, nothing is reported home.
 _SERVER_ENVIRONMENT = {
@@ -108,6 +111,7 @@ def prefect_server(*, keep: bool = False, port: int | None = None) -> Iterator[S
             yield server
     finally:
         if server.pid is not None and not keep:
+            _send_what_is_queued()
             _stop(server.pid)
 
 
@@ -134,6 +138,12 @@ def _client_uses(api_url: str) -> Iterator[None]:
             del os.environ["PREFECT_API_URL"]
         else:
             os.environ["PREFECT_API_URL"] = before
+
+
+def _send_what_is_queued() -> None:
+    """Have Prefect's background threads send the last logs and events while there is a server to take them."""
+    for worker in (APILogWorker, EventsWorker):
+        worker.drain_all(timeout=_DRAIN_TIMEOUT_S)
 
 
 def _start(port: int | None, *, keep: bool) -> Server:
