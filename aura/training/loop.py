@@ -70,8 +70,8 @@ class TrainConfig(BaseModel):
     architecture: AuraConfig = AuraConfig()
     stages: tuple[Stage, ...] = (
         Stage(name="denoiser", steps=300, batch=8, size=128, learning_rate=2e-3),
-        Stage(name="global", steps=5000, batch=24, size=96, learning_rate=3e-3),
-        Stage(name="joint", steps=3000, batch=6, size=160, learning_rate=1e-3),
+        Stage(name="global", steps=4500, batch=24, size=96, learning_rate=3e-3),
+        Stage(name="joint", steps=2000, batch=6, size=160, learning_rate=1e-3),
     )
     seed: int = 0
     ema_decay: float = Field(default=0.998, ge=0, lt=1)
