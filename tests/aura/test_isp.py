@@ -1,0 +1,133 @@
+"""The forward ISP: demosaicking, the reference renderer, and the random family."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+import numpy as np
+import pytest
+import torch
+from colour_demosaicing import demosaicing_CFA_Bayer_bilinear, demosaicing_CFA_Bayer_Malvar2004
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from aura.bayer import CFA_PATTERNS, CfaPattern, pack_rgb, unpack
+from aura.color import linear_to_srgb
+from aura.errors import InvalidInputError
+from aura.isp import (
+    TONE_FAMILIES,
+    curve_axis,
+    demosaic_bilinear,
+    demosaic_malvar,
+    develop,
+    draw_isp,
+    encode_curve_axis,
+    encode_jpeg,
+    render,
+)
+
+GAINS = torch.tensor([2.0, 1.0, 1.5])
+MATRIX = torch.eye(3)
+
+
+def smooth_scene(size: int = 64) -> torch.Tensor:
+    axis = torch.linspace(0, 1, size)
+    y, x = torch.meshgrid(axis, axis, indexing="ij")
+    return torch.stack([0.2 + 0.3 * x, 0.3 + 0.2 * y, 0.25 + 0.1 * (x + y)])
+
+
+@pytest.mark.parametrize("pattern", CFA_PATTERNS)
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [(demosaic_bilinear, demosaicing_CFA_Bayer_bilinear), (demosaic_malvar, demosaicing_CFA_Bayer_Malvar2004)],
+)
+def test_demosaicking_agrees_with_the_reference_library(pattern: CfaPattern, ours: object, theirs: object) -> None:
+    packed = torch.rand(1, 4, 16, 16, generator=torch.Generator().manual_seed(1))
+    expected = theirs(unpack(packed, pattern)[0].double().numpy(), pattern)  # type: ignore[operator]
+    found = ours(packed, pattern)[0].permute(1, 2, 0).numpy()  # type: ignore[operator]
+    inner = slice(4, -4)  # borders are extended differently
+    np.testing.assert_allclose(found[inner, inner], expected[inner, inner], atol=1e-5)
+
+
+@pytest.mark.parametrize("pattern", CFA_PATTERNS)
+def test_rendering_inverts_a_simple_capture(pattern: CfaPattern) -> None:
+    canonical = smooth_scene()
+    raw = pack_rgb(canonical / GAINS[:, None, None], pattern)
+    rendered = render(raw, pattern, GAINS, MATRIX)
+    assert rendered.shape == (3, 64, 64)
+    difference = (rendered - linear_to_srgb(canonical))[:, 3:-3, 3:-3].abs()
+    assert float(difference.max()) < 5e-3
+
+
+def test_rendering_clips_saturated_pixels_to_white() -> None:
+    rendered = render(torch.ones(4, 8, 8), "RGGB", GAINS, MATRIX)
+    torch.testing.assert_close(rendered, torch.ones(3, 16, 16))
+
+
+def test_rendering_a_batch_equals_rendering_one_by_one() -> None:
+    raw = torch.rand(3, 4, 8, 8, generator=torch.Generator().manual_seed(2))
+    gains = torch.tensor([[2.0, 1.0, 1.5], [1.0, 1.0, 1.0], [1.5, 1.0, 2.5]])
+    together = render(raw, "GBRG", gains, MATRIX.expand(3, 3, 3))
+    for row in range(3):
+        torch.testing.assert_close(together[row], render(raw[row], "GBRG", gains[row], MATRIX))
+
+
+def test_rendering_refuses_a_single_cell() -> None:
+    with pytest.raises(InvalidInputError, match="2x2"):
+        render(torch.zeros(4, 1, 1), "RGGB", GAINS, MATRIX)
+
+
+def test_every_tone_curve_rises_from_dark_to_bright() -> None:
+    isp = draw_isp(256, np.random.default_rng(0))
+    assert set(isp.tone_family.tolist()) == set(range(len(TONE_FAMILIES)))
+    curves = isp.tone_curve[:, 0]
+    assert float(curves.min()) >= 0.0
+    assert float(curves.max()) <= 1.0
+    assert float(curves.diff(dim=1).min()) > -2e-3
+    bright = encode_curve_axis(torch.tensor(16.0))
+    assert float(bright) == pytest.approx(1.0)
+    assert bool((curves[:, -1] > curves[:, 0] + 0.5).all())
+
+
+def test_the_curve_axis_is_its_own_inverse() -> None:
+    torch.testing.assert_close(encode_curve_axis(curve_axis()), torch.linspace(0, 1, 512), atol=1e-5, rtol=0)
+
+
+def test_all_parameters_are_recorded_a_row_per_image() -> None:
+    isp = draw_isp(5, np.random.default_rng(3))
+    for field in fields(isp):
+        assert len(getattr(isp, field.name)) == 5, field.name
+    assert len(isp.select(slice(1, 3)).exposure) == 2
+
+
+@settings(max_examples=8, deadline=None)
+@given(seed=st.integers(0, 10_000))
+def test_developing_is_deterministic_eight_bit_and_in_range(seed: int) -> None:
+    raw = (smooth_scene(32)[None].expand(2, 3, 32, 32) / GAINS[:, None, None]).contiguous()
+    packed = pack_rgb(raw, "GRBG")
+    gains, matrix = GAINS.expand(2, 3), MATRIX.expand(2, 3, 3)
+    first, second = (develop(packed, "GRBG", gains, matrix, draw_isp(2, np.random.default_rng(seed))) for _ in range(2))
+    assert torch.equal(first, second)
+    assert bool(torch.isfinite(first).all())
+    codes = first * 255
+    torch.testing.assert_close(codes, codes.round(), atol=1e-3, rtol=0)
+    assert 0.0 <= float(first.min()) <= float(first.max()) <= 1.0 + 1e-6
+
+
+def test_developing_is_differentiable_through_quantisation() -> None:
+    packed = pack_rgb(smooth_scene(32)[None] * 0.5, "RGGB").requires_grad_()
+    developed = develop(packed, "RGGB", GAINS[None], MATRIX[None], draw_isp(1, np.random.default_rng(7)))
+    developed.mean().backward()
+    assert packed.grad is not None
+    assert bool(torch.isfinite(packed.grad).all())
+    assert float(packed.grad.abs().sum()) > 0
+
+
+def test_jpeg_changes_little_at_high_quality_and_nothing_when_off() -> None:
+    image = (smooth_scene()[None] * 255).round() / 255
+    off = encode_jpeg(image, torch.tensor([0]), torch.tensor([0]))
+    torch.testing.assert_close(off, image, atol=1e-6, rtol=0)
+    errors = [
+        float((encode_jpeg(image, torch.tensor([q]), torch.tensor([2])) - image).square().mean()) for q in (98, 60)
+    ]
+    assert 0 < errors[0] < errors[1] < 1e-3
