@@ -24,6 +24,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import zarr
 from pydantic import BaseModel
@@ -215,7 +217,7 @@ def open_dataset(url: str | os.PathLike[str] | Location, version: int | None = N
     return dataset
 
 
-def encode_shard(array: Any, shard_size: int, codec: Codec, dimensions: tuple[str, ...]) -> bytes:
+def encode_shard(array: npt.NDArray[Any], shard_size: int, codec: Codec, dimensions: tuple[str, ...]) -> bytes:
     """Encode a shard's samples as the one object that Zarr's sharding codec keeps for them.
 
     Args:
@@ -229,7 +231,7 @@ def encode_shard(array: Any, shard_size: int, codec: Codec, dimensions: tuple[st
     """
     store: dict[str, Buffer] = {}
     target = _create_array(MemoryStore(store), "shard", array.shape, str(array.dtype), shard_size, codec, dimensions)
-    target[:] = array
+    target[:] = np.ascontiguousarray(array)  # pcodec takes memory order for index order
     key = "shard/c/" + "/".join("0" * array.ndim)
     return store[key].to_bytes() if key in store else b""
 

@@ -182,7 +182,7 @@ class Location:
                 self._file_system().call_s3("head_bucket", Bucket=bucket)
         elif self.is_local:
             nearest = next(path for path in (Path(self.url), *Path(self.url).parents) if path.exists())
-            if not os.access(nearest, os.R_OK | os.X_OK):
+            if not os.access(nearest, os.R_OK | (os.X_OK if nearest.is_dir() else 0)):
                 raise StorageAccessError(
                     f"Cannot enter {nearest}: permission denied. Allow it or choose another place."
                 )

@@ -195,6 +195,9 @@ def _table(rows: Sequence[SampleRow] | Sequence[RejectRow], schema: pa.Schema) -
         table.validate(full=True)
     except (pa.ArrowException, TypeError) as error:
         raise InvalidInputError(f"A sample row does not fit its table: {error}.") from error
+    empty = [field.name for field in schema if not field.nullable and table[field.name].null_count]
+    if empty:
+        raise InvalidInputError(f"A sample row does not fit its table: {', '.join(empty)} must not be None.")
     return table
 
 

@@ -69,7 +69,7 @@ def write_shard(dataset: Dataset, shard: int, samples: ShardData, rejects: Seque
         codec: Codec = "zstd" if dataset.recipe.codec == "pcodec" else dataset.recipe.codec
         objects["srgb"] = _encode(srgb, dataset, codec, SRGB_DIMENSIONS)
     rejected = encode_table(rejects_table(rejects))
-    facts = {f"{name}_sha256": _sha256(data) for name, data in (objects | {"rejects": rejected}).items()}
+    facts = {f"{name}_sha256": _sha256(data) for name, data in (objects | {"rejects": rejected}).items() if data}
     facts |= {"shard": str(shard), "recipe_digest": dataset.recipe.digest, "rejects": str(len(rejects))}
     committed = encode_table(samples_table(samples.rows), facts)
 
@@ -85,9 +85,7 @@ def _require_fit(dataset: Dataset, shard: int, samples: ShardData, rejects: Sequ
     canvas = dataset.recipe.canvas
     _require_array("raw", samples.raw, (stop - start, 4, canvas.height // 2, canvas.width // 2), "uint16")
     if dataset.recipe.keep_srgb != (samples.srgb is not None):
-        raise InvalidInputError(
-            f"The recipe's keep_srgb is {dataset.recipe.keep_srgb}; srgb must be given accordingly."
-        )
+        raise InvalidInputError(f"The recipe has keep_srgb={dataset.recipe.keep_srgb}; give srgb accordingly.")
     if samples.srgb is not None:
         _require_array("srgb", samples.srgb, (stop - start, 3, canvas.height, canvas.width), "uint8")
     indexes = sorted([row.index for row in samples.rows] + [row.index for row in rejects])
