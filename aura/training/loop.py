@@ -140,6 +140,7 @@ def train(config: TrainConfig, on_progress: Callable[[Progress], None] | None = 
     while state.stage < len(config.stages):
         score = _run_stage(state, config, train_scenes, judge, lpips, on_progress)
         state.stage, state.step = state.stage + 1, 0
+        state.model.load_state_dict(state.average.state_dict())  # the next stage builds on the averaged weights
         if state.stage < len(config.stages):
             state.optimizer = _optimizer(state.model, config, config.stages[state.stage])
         _save_checkpoint(state, config)
@@ -444,7 +445,8 @@ def draw_curves(folder: Path) -> Path:
         )
     left.set(xlabel="minutes", ylabel="training loss (running mean)")
     right.set(xlabel="minutes", ylabel="held-out scenes, aligned PSNR (dB)")
-    left.legend()
+    if left.lines:
+        left.legend()
     path = folder / "curves.png"
     figure.savefig(path, dpi=120)
     return path
