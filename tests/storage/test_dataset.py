@@ -1,7 +1,8 @@
 import hashlib
+import multiprocessing
+import os
+import resource
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from aura.errors import (
     InvalidInputError,
     MissingFileError,
     StorageAccessError,
+    StorageError,
 )
 from aura.sensor.catalog import load_profile
 from aura.sensor.profile import SensorProfile
@@ -254,65 +256,64 @@ def test_a_key_that_may_not_write_leaves_the_shard_uncommitted(
     assert dataset.committed_shards() == []
 
 
-def test_a_full_disk_leaves_the_shard_uncommitted(make_dataset: MakeDataset, tmp_path: Path) -> None:
-    dataset = make_dataset()
-    if not dataset.location.is_local:
-        pytest.skip("disk only")
-    done = subprocess.run(
-        [sys.executable, "-c", _WRITER, dataset.location.url, "0", "limit"],
-        capture_output=True, text=True, cwd=Path(__file__).parents[2], check=False,
-    )  # fmt: skip
-    assert "StorageError" in done.stderr
-    assert "no room left" in done.stderr
+def in_child(work: Callable[[], None]) -> multiprocessing.process.BaseProcess:
+    """Run something in a process of its own, forked, so that it starts at once."""
+    child = multiprocessing.get_context("fork").Process(target=work)
+    child.start()
+    return child
+
+
+def test_a_full_disk_leaves_the_shard_uncommitted(recipe: Recipe, tmp_path: Path) -> None:
+    dataset = create_or_open(tmp_path / "dataset", recipe, "model-1", [load_profile(CAMERA)], 5)
+
+    def write_on_a_full_disk() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))
+        try:
+            write_shard(dataset, 0, shard_data(dataset, 0))
+        except StorageError as error:
+            os._exit(7 if "no room left" in str(error) else 1)
+
+    child = in_child(write_on_a_full_disk)
+    child.join()
+    assert child.exitcode == 7
     assert dataset.committed_shards() == []
     assert not list(tmp_path.rglob("*.part"))
 
 
-_WRITER = """
-import resource, signal, sys
-from pathlib import Path
-from storage.dataset import open_dataset
-from storage.location import Location
-from storage.shard import write_shard
-from tests.storage.conftest import shard_data
-
-url, shard, before = sys.argv[1], int(sys.argv[2]), sys.argv[3]
-write = Location.write
-
-def stop_before(self, data):
-    if f"/{before}/" in self.url:
-        print("here", flush=True)
-        signal.pause()
-    write(self, data)
-
-dataset = open_dataset(url)
-data = shard_data(dataset, shard)
-if before == "limit":
-    resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))
-else:
-    Location.write = stop_before
-write_shard(dataset, shard, data)
-"""
-
-
 @pytest.mark.parametrize(
     ("stage", "left_behind"),
-    [("raw", set()), ("samples", {"raw/c/2/0/0/0", "srgb/c/2/0/0/0", "rejects/00000002.parquet"})],
+    [
+        ("raw", set()),
+        ("srgb", {"raw/c/2/0/0/0"}),
+        ("rejects", {"raw/c/2/0/0/0", "srgb/c/2/0/0/0"}),
+        ("samples", {"raw/c/2/0/0/0", "srgb/c/2/0/0/0", "rejects/00000002.parquet"}),
+    ],
 )
 def test_a_killed_writer_leaves_no_half_shard_and_resuming_gives_the_same_bytes(
     make_dataset: MakeDataset, stage: str, left_behind: set[str]
 ) -> None:
     dataset = make_dataset((0, 1))
     finished = content(dataset.location)
-    process = subprocess.Popen(
-        [sys.executable, "-c", _WRITER, dataset.location.url, "2", stage],
-        stdout=subprocess.PIPE, cwd=Path(__file__).parents[2],
-    )  # fmt: skip
-    with process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == b"here\n"
-        process.send_signal(signal.SIGKILL)
-    assert process.returncode == -signal.SIGKILL
+    here, told = multiprocessing.get_context("fork").Pipe(duplex=False)
+
+    def write_up_to_the_stage() -> None:
+        write = Location.write
+
+        def stop_before(place: Location, data: bytes) -> None:
+            if f"/{stage}/" in place.url:
+                told.send("here")
+                signal.pause()
+            write(place, data)
+
+        Location.write = stop_before  # type: ignore[method-assign]  # in the child alone
+        write_shard(dataset, 2, shard_data(dataset, 2))
+
+    child = in_child(write_up_to_the_stage)
+    assert here.recv() == "here"
+    assert child.pid is not None
+    os.kill(child.pid, signal.SIGKILL)
+    child.join()
+    assert child.exitcode == -signal.SIGKILL
     assert dataset.committed_shards() == [0, 1]
     assert {uri.split("/dataset/")[1] for uri in content(dataset.location).keys() - finished.keys()} == left_behind
     assert len(RawDataset(dataset.location, "unpublished")) == 4
