@@ -54,7 +54,7 @@ def check_corpus(url: str | Location) -> Location:
     location = locate(url)
     location.check_reachable()
     try:
-        first = next(_entries(location), None)
+        first = next((entry for entry in location.stream() if _may_be_photograph(entry)), None)
     except MissingFileError as error:
         if not location.is_local and location.url.count("/") > 2:  # the bucket answers: a prefix is just empty
             raise EmptyCorpusError(f"There is nothing below {location.url}. Check the prefix.") from error
@@ -114,7 +114,11 @@ def read_bytes(source: Source) -> bytes:
 
 
 def _entries(location: Location) -> Iterator[Entry]:
-    return (entry for entry in location.walk() if PurePosixPath(entry.uri).suffix.lower() not in COMPANIONS)
+    return (entry for entry in location.walk() if _may_be_photograph(entry))
+
+
+def _may_be_photograph(entry: Entry) -> bool:
+    return PurePosixPath(entry.uri).suffix.lower() not in COMPANIONS
 
 
 def _members(entry: Entry) -> Iterator[Source]:

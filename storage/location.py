@@ -8,12 +8,14 @@ pickled and may cross a fork; file systems are asked for anew in each process.
 from __future__ import annotations
 
 import errno
+import json
 import os
 import re
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import unquote_to_bytes, urlsplit
@@ -128,6 +130,16 @@ class Location:
                 raise
         return True
 
+    def remove(self) -> None:
+        """Delete the object; it is no error if there is none.
+
+        Raises:
+            StorageAccessError: the credentials were refused.
+            StorageError: the storage refused.
+        """
+        with suppress(MissingFileError), refusals(self.url, "delete"):
+            self._file_system().rm_file(self._path())
+
     def exists(self) -> bool:
         """Tell whether an object is here.
 
@@ -164,9 +176,21 @@ class Location:
             StorageAccessError: the credentials were refused.
             StorageError: the storage refused otherwise.
         """
+        yield from sorted(self.stream())
+
+    def stream(self) -> Iterator[Entry]:
+        """Yield what :meth:`walk` does, in any order, the first before the last is known.
+
+        Raises:
+            MissingFileError: the folder, the prefix or the bucket is not there.
+            StorageAccessError: the credentials were refused.
+            StorageError: the storage refused.
+        """
         with refusals(self.url, "list"):
-            found = _walk_local(Path(self.url)) if self.is_local else self._walk_remote()
-        yield from sorted(found)
+            if self.is_local:
+                yield from _stream_local(Path(self.url))
+            else:
+                yield from self._stream_remote()
 
     def check_reachable(self) -> None:
         """Ask the storage itself whether it can be used, so that a run fails before any work.
@@ -192,31 +216,28 @@ class Location:
         if self.is_local:
             return LocalStore(self.url, read_only=True)
         with refusals(self.url, "open"):
-            system = fsspec.filesystem(self.scheme, **storage_options(self.scheme, asynchronous=True))
+            system = _file_system(self.scheme, asynchronous=True)
             if not isinstance(system, AsyncFileSystem):
                 system = AsyncFileSystemWrapper(self._file_system(), asynchronous=True)
         return FsspecStore(system, path=self._path(), read_only=True)
 
-    def _walk_remote(self) -> list[Entry]:
+    def _stream_remote(self) -> Iterator[Entry]:
         path = self._path()
-        system = self._file_system()
-        found = system.find(path, detail=True)
-        if not found and not system.exists(path):
-            raise FileNotFoundError(path)
-        return [
-            Entry(f"{self.scheme}://{key}", int(info["size"]))
-            for key, info in found.items()
-            if info["type"] == "file"
-            and not any(part.startswith(".") for part in key[len(path) :].split("/"))
-            and not key.endswith("/")
-        ]
+        found = False
+        for key, size in _list_s3(self) if self.scheme in {"s3", "s3a"} else _list_any(self):
+            found = True
+            hidden = any(part.startswith(".") for part in key[len(path) :].split("/"))
+            if not hidden and not key.endswith("/"):
+                yield Entry(f"{self.scheme}://{key}", size)
+        if not found:  # one object is a corpus of one; otherwise this says what is missing
+            info = self._file_system().info(path)
+            yield Entry(self.url, int(info["size"]))
 
     def _path(self) -> str:
         return self.url if self.is_local else self.url.split("://", 1)[1]
 
     def _file_system(self) -> Any:
-        # fsspec keeps one instance per process and arguments, and forgets them after a fork
-        return fsspec.filesystem(self.scheme, **storage_options(self.scheme))
+        return _file_system(self.scheme)
 
 
 def locate(url: str | os.PathLike[str] | Location) -> Location:
@@ -278,6 +299,38 @@ def storage_options(scheme: str, *, asynchronous: bool = False) -> dict[str, Any
         "read_timeout": 60,
     }
     return options
+
+
+def _file_system(scheme: str, *, asynchronous: bool = False) -> Any:
+    options = storage_options(scheme, asynchronous=asynchronous)
+    return _cached_file_system(os.getpid(), scheme, json.dumps(options, sort_keys=True))
+
+
+@lru_cache(maxsize=32)
+def _cached_file_system(process: int, scheme: str, options: str) -> Any:  # noqa: ARG001  # none may cross a fork
+    # fsspec's own cache makes one for each thread, with connections of its own
+    return fsspec.filesystem(scheme, skip_instance_cache=True, **json.loads(options))
+
+
+def _list_s3(location: Location) -> Iterator[tuple[str, int]]:
+    bucket, _, prefix = location.url.split("://", 1)[1].partition("/")
+    more: dict[str, str] = {}
+    while True:
+        page = _file_system(location.scheme).call_s3(
+            "list_objects_v2", Bucket=bucket, Prefix=f"{prefix}/" if prefix else "", **more
+        )
+        for item in page.get("Contents", []):
+            yield f"{bucket}/{item['Key']}", int(item["Size"])
+        if not page.get("IsTruncated"):
+            return
+        more = {"ContinuationToken": page["NextContinuationToken"]}
+
+
+def _list_any(location: Location) -> Iterator[tuple[str, int]]:
+    path = location.url.split("://", 1)[1]
+    for key, info in _file_system(location.scheme).find(path, detail=True).items():
+        if key.strip("/") != path.strip("/"):
+            yield key.lstrip("/"), int(info["size"])
 
 
 @contextmanager
@@ -385,19 +438,18 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _walk_local(root: Path) -> list[Entry]:
+def _stream_local(root: Path) -> Iterator[Entry]:
     if root.is_file():
-        return [Entry(root.as_uri(), root.stat().st_size)]
+        yield Entry(root.as_uri(), root.stat().st_size)
+        return
     if not root.is_dir():
         raise FileNotFoundError(root)
-    entries = []
     for folder, subfolders, names in os.walk(root, onerror=_raise):
         subfolders[:] = [name for name in subfolders if not name.startswith(".")]
         for name in names:
             path = Path(folder, name)
             if not name.startswith(".") and path.is_file():
-                entries.append(Entry(path.as_uri(), path.stat().st_size))
-    return entries
+                yield Entry(path.as_uri(), path.stat().st_size)
 
 
 def _raise(error: OSError) -> None:
