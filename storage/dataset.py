@@ -47,7 +47,7 @@ FORMAT_VERSION: Final = 1
 RAW_DIMENSIONS: Final = ("sample", "plane", "y", "x")
 SRGB_DIMENSIONS: Final = ("sample", "channel", "row", "column")
 
-_OWN_NAMES: Final = {"index.parquet", "plan", "zarr.json", "raw", "srgb", "samples", "rejects", "versions"}
+_OWN_NAMES: Final = {"index", "index.parquet", "plan", "zarr.json", "raw", "srgb", "samples", "rejects", "versions"}
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from aura.errors import DatasetConflictError, EmptyCorpusError, MissingFileError
 from storage.corpus import Source, check_corpus, list_sources, read_bytes
 from storage.location import Location, locate
 from storage.photograph import probe
+from storage.plan import shard_name
 from storage.recipe import Limits, Recipe, differing_fields
 from storage.tables import encode_table, facts_of, read_table
 
@@ -43,17 +44,27 @@ INDEX_SCHEMA: Final = pa.schema(
 Progress = Callable[[int], None]
 """Is called with the number of files read so far."""
 
+SourceKey = tuple[str, str | None, int | None, int]
+CHECKPOINT_ROWS: Final = 2048
 _READERS: Final = 16
 _AHEAD: Final = 64
 
 
-def ingest(corpus_url: str | Location, limits: Limits, on_progress: Progress | None = None) -> pa.Table:
+def ingest(
+    corpus_url: str | Location,
+    limits: Limits,
+    on_progress: Progress | None = None,
+    resume_in: str | Location | None = None,
+) -> pa.Table:
     """Read every file of a corpus once, in threads: its digest and its header, never its pixels.
 
     Args:
         corpus_url: folder, prefix or tar.
         limits: what is allowed.
         on_progress: is called after each file with the number of files so far, from this thread.
+        resume_in: the dataset; what was read is kept there in ``index/`` every 2048 files, so that a run
+            that is stopped and started again reads only the rest (the same name and length count as the same; a worker
+            compares its digest). :func:`write_index` clears it away. None keeps nothing.
 
     Returns:
         A table with :data:`INDEX_SCHEMA`, in the order of :func:`storage.corpus.list_sources`. Of files with the same
@@ -66,9 +77,13 @@ def ingest(corpus_url: str | Location, limits: Limits, on_progress: Progress | N
         StorageError: the storage refused.
     """
     location = check_corpus(corpus_url)
+    checkpoints = None if resume_in is None else _Checkpoints(locate(resume_in).join("index"), limits)
+    known = {} if checkpoints is None else checkpoints.read()
     rows: list[dict[str, Any]] = []
     first_with: dict[str, str] = {}
-    for row in _in_threads(list_sources(location), limits):
+    for row in _in_threads(list_sources(location), limits, known):
+        if checkpoints is not None:
+            checkpoints.add(row)
         rows.append(_without_duplicate(row, first_with))
         if on_progress is not None:
             on_progress(len(rows))
@@ -104,6 +119,9 @@ def write_index(dataset_url: str | Location, index: pa.Table, recipe: Recipe) ->
     facts = {"recipe": json.dumps(recipe.deciding, sort_keys=True)}
     if not locate(dataset_url).join("index.parquet").create(encode_table(index, facts)):
         read_index(dataset_url, recipe)
+    checkpoints = locate(dataset_url).join("index")
+    for name in checkpoints.names():
+        checkpoints.join(name).remove()
 
 
 def read_index(dataset_url: str | Location, recipe: Recipe) -> pa.Table | None:
@@ -127,18 +145,60 @@ def read_index(dataset_url: str | Location, recipe: Recipe) -> pa.Table | None:
     return table
 
 
-def _in_threads(sources: Iterable[Source], limits: Limits) -> Iterator[dict[str, Any]]:
+class _Checkpoints:
+    """What an ingest has read so far, kept in numbered Parquet files."""
+
+    def __init__(self, folder: Location, limits: Limits) -> None:
+        self._folder = folder
+        self._facts = {"limits": limits.model_dump_json()}
+        self._next = 0
+        self._known: dict[SourceKey, dict[str, Any]] = {}
+        self._new: list[dict[str, Any]] = []
+
+    def read(self) -> dict[SourceKey, dict[str, Any]]:
+        """Return the rows kept by an earlier run with the same limits."""
+        for name in self._folder.names():
+            self._next = int(name.split(".")[0]) + 1
+            table = read_table(self._folder.join(name))
+            if facts_of(table) == self._facts:
+                self._known |= {_key(row): row for row in table.to_pylist()}
+        return self._known
+
+    def add(self, row: dict[str, Any]) -> None:
+        """Keep a row, unless it came from here."""
+        if _key(row) in self._known:
+            return
+        self._new.append(row)
+        if len(self._new) == CHECKPOINT_ROWS:
+            table = pa.Table.from_pylist(self._new, schema=INDEX_SCHEMA)
+            self._folder.join(shard_name(self._next)).write(encode_table(table, self._facts))
+            self._next += 1
+            self._new = []
+
+
+def _key(row: dict[str, Any]) -> SourceKey:
+    return row["uri"], row["member"], row["offset_bytes"], row["length_bytes"]
+
+
+def _in_threads(
+    sources: Iterable[Source], limits: Limits, known: dict[SourceKey, dict[str, Any]]
+) -> Iterator[dict[str, Any]]:
     """Index sources in their order while others are read; only a few are in memory at once."""
     waiting: deque[Future[dict[str, Any]]] = deque()
     remaining = iter(sources)
     with ThreadPoolExecutor(_READERS, thread_name_prefix="ingest") as pool:
-        waiting.extend(pool.submit(_index_source, source, limits) for source in islice(remaining, _AHEAD))
-        while waiting:
+        while True:
+            for source in islice(remaining, _AHEAD - len(waiting)):
+                waiting.append(pool.submit(_index_source, source, limits, known))
+            if not waiting:
+                return
             yield waiting.popleft().result()
-            waiting.extend(pool.submit(_index_source, source, limits) for source in islice(remaining, 1))
 
 
-def _index_source(source: Source, limits: Limits) -> dict[str, Any]:
+def _index_source(source: Source, limits: Limits, known: dict[SourceKey, dict[str, Any]]) -> dict[str, Any]:
+    kept = known.get((source.uri, source.member, source.offset, source.length))
+    if kept is not None:
+        return kept
     row: dict[str, Any] = {
         "uri": source.uri,
         "member": source.member,

@@ -17,7 +17,7 @@ from aura.errors import (
     RejectedImageError,
     StorageAccessError,
 )
-from storage.corpus import check_corpus, list_sources, read_source
+from storage.corpus import check_corpus, list_sources, read_bytes, read_source
 from storage.index import ingest, read_index, reject_counts, write_index
 from storage.location import Location, locate
 from storage.photograph import decode
@@ -158,6 +158,29 @@ def test_the_index_is_kept_and_belongs_to_its_recipe(photos: Path, place: Locati
         with pytest.raises(DatasetConflictError, match="differs in seed"):
             attempt()
     assert place.names() == ["index.parquet"]
+
+
+def test_a_stopped_ingest_reads_only_the_rest(
+    photos: Path, place: Location, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("storage.index.CHECKPOINT_ROWS", 2)
+    recipe = small_recipe(tmp_path, corpus=str(photos))
+    whole = ingest(photos, recipe.limits)
+
+    def stop(count: int) -> None:
+        if count == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        ingest(photos, recipe.limits, stop, resume_in=place)
+    assert len(place.join("index").names()) == 2
+    read: list[str] = []
+    monkeypatch.setattr("storage.index.read_bytes", lambda source: read.append(source.uri) or read_bytes(source))
+    assert ingest(photos, recipe.limits, resume_in=place).equals(whole)
+    assert len(read) == 1
+    assert ingest(photos, Limits(min_side=70), resume_in=place)["reject_reason"].to_pylist()[0] == "too_small"
+    write_index(place, whole, recipe)
+    assert place.join("index").names() == []
 
 
 def test_the_index_is_plain_parquet(photos: Path, tmp_path: Path) -> None:
