@@ -39,7 +39,7 @@ from storage.dataset import Dataset, create_or_open, find_dataset
 from storage.index import ingest, read_index, write_index
 from storage.location import locate
 from storage.plan import plan_samples, write_plan
-from storage.recipe import Recipe
+from storage.recipe import Gates, Recipe
 from storage.versions import list_versions, publish
 
 _SHARDS_PER_WORKER: Final = 2  # one being made, one waiting: workers never idle, and a stop loses little
@@ -182,9 +182,9 @@ def factory(
     started = time.perf_counter()
     checked = check(recipe, dataset)
     made = checked.dataset or plan_dataset(checked, ingest_corpus(checked))
-    reports = _synthesize(made, in_flight)
+    reports = _synthesize(made, recipe.weights, in_flight)
     index = index_of(made)
-    quality = evaluate(made, index)
+    quality = evaluate(made, index, recipe.gates)
     published = publish_dataset(made, quality, index)
     result = _result(made, quality, published, reports, time.perf_counter() - started)
     _summarise(result)
@@ -225,9 +225,9 @@ def plan_dataset(checked: Checked, index: pa.Table) -> Dataset:
     retry_jitter_factor=0.5,
     retry_condition_fn=_worth_retrying,
 )
-def make_shard(dataset_url: str, shard: int) -> ShardReport:
+def make_shard(dataset_url: str, shard: int, weights: str | None) -> ShardReport:
     """Make and commit one shard on a worker."""
-    made = synthesize_shard(dataset_url, shard)
+    made = synthesize_shard(dataset_url, shard, weights)
     if made.skipped:
         get_run_logger().info("Shard %d was committed already", shard)
     else:
@@ -238,15 +238,15 @@ def make_shard(dataset_url: str, shard: int) -> ShardReport:
 
 
 @task(name="evaluate", cache_policy=NO_CACHE, persist_result=False)
-def evaluate(dataset: Dataset, index: pa.Table) -> Quality:
-    """Gather the quality, show it, and hold it against the recipe's gates."""
+def evaluate(dataset: Dataset, index: pa.Table, gates: Gates) -> Quality:
+    """Gather the quality, show it, and hold it against the gates of this run's recipe."""
     quality = measure_quality(dataset, index, dataset.committed_shards())
     url = dataset.location.url
     leave_quality(url, quality)
     if quality.samples.num_rows:
         chosen = choose_rows(quality.samples.to_pylist(), _PICTURED_SAMPLES)
         leave_contact_sheet(url, triptychs(dataset, chosen))
-    require_gates(quality, dataset.recipe.gates)
+    require_gates(quality, gates)
     return quality
 
 
@@ -306,7 +306,7 @@ def _with_profile_names(plan: pa.Table, profiles: Mapping[str, SensorProfile]) -
     return plan.set_column(column, plan.schema.field("camera"), pa.array(names))
 
 
-def _synthesize(dataset: Dataset, in_flight: int | None) -> list[ShardReport]:
+def _synthesize(dataset: Dataset, weights: str | None, in_flight: int | None) -> list[ShardReport]:
     """Make every shard that is missing, a bounded number at a time. Without any, no cluster is started."""
     missing, total = dataset.missing_shards(), dataset.shard_count
     bar = ProgressArtifact.start(dataset.location.url, total, total - len(missing))
@@ -314,7 +314,7 @@ def _synthesize(dataset: Dataset, in_flight: int | None) -> list[ShardReport]:
     get_run_logger().info("%d of %d shards are to be made", len(missing), total)
     reports: list[ShardReport] = []
     failures: list[Exception] = []
-    for outcome in _outcomes(dataset.location.url, missing, in_flight):
+    for outcome in _outcomes(dataset.location.url, missing, weights, in_flight):
         if isinstance(outcome, Exception):
             failures.append(outcome)
             if isinstance(outcome, StorageError) or len(failures) == _FAILURES_BEFORE_STOP:
@@ -328,7 +328,9 @@ def _synthesize(dataset: Dataset, in_flight: int | None) -> list[ShardReport]:
     return reports
 
 
-def _outcomes(dataset_url: str, shards: list[int], in_flight: int | None) -> Iterator[ShardReport | Exception]:
+def _outcomes(
+    dataset_url: str, shards: list[int], weights: str | None, in_flight: int | None
+) -> Iterator[ShardReport | Exception]:
     """Submit shards, and give what became of each as soon as it is known."""
     if not shards:
         return
@@ -337,7 +339,7 @@ def _outcomes(dataset_url: str, shards: list[int], in_flight: int | None) -> Ite
     finished_futures: SimpleQueue[PrefectFuture[ShardReport]] = SimpleQueue()
 
     def submit(shard: int) -> None:
-        make_shard.submit(dataset_url, shard).add_done_callback(finished_futures.put)
+        make_shard.submit(dataset_url, shard, weights).add_done_callback(finished_futures.put)
 
     for shard in itertools.islice(waiting, limit):
         submit(shard)

@@ -107,7 +107,7 @@ def reconstruct(data: bytes, inverse: Reconstructor, profile: SensorProfile, bit
     """
     image = decode(data, Limits()).image
     height, width = (side - side % 2 for side in image.shape[:2])
-    canonical = inverse.canonical(np.ascontiguousarray(image[:height, :width]))[0]
+    canonical = inverse.canonical(image[:height, :width].copy())[0]
     camera = canonical_to_camera(canonical, torch.from_numpy(profile.camera_to_srgb), profile.daylight_gains)
     packed = pack_rgb(camera, profile.cfa_pattern).clamp(0, 1) * (2**bit_depth - 1)
     return np.asarray(packed.round().permute(1, 2, 0).numpy(), dtype=np.uint16)

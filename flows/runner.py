@@ -1,6 +1,7 @@
 """Where shards are made: a Dask cluster on this machine, or one that runs already. One setting says which."""
 
 import contextlib
+import logging
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -103,6 +104,7 @@ def local_cluster(workers: int, threads: int) -> Iterator[distributed.LocalClust
         threads: threads torch may use in each.
     """
     # malloc and OpenMP read their settings once, before Python starts: hence the pre-spawn environment.
+    logging.getLogger("distributed").setLevel(logging.WARNING)  # Prefect's handlers would repeat all its chatter
     environment = worker_environment(threads)
     with (
         _environment_restored([*environment, "PYTHONHASHSEED"]),

@@ -74,12 +74,13 @@ class Sample:
     row: SampleRow
 
 
-def synthesize_shard(dataset_url: str, shard: int) -> ShardReport:
+def synthesize_shard(dataset_url: str, shard: int, weights: str | None = None) -> ShardReport:
     """Make one shard and commit it; do nothing if it is committed already.
 
     Args:
         dataset_url: a dataset that was created and planned.
         shard: its number.
+        weights: where the weights lie now; None for the released ones. Their digest is what counts.
 
     Raises:
         IntegrityError: this worker has other weights than the dataset was begun with.
@@ -90,7 +91,7 @@ def synthesize_shard(dataset_url: str, shard: int) -> ShardReport:
     if is_committed(dataset, shard):
         return ShardReport(shard, skipped=True)
     recipe = dataset.recipe
-    inverse = reconstructor(recipe.method, recipe.weights, dataset.model_digest)
+    inverse = reconstructor(recipe.method, weights, dataset.model_digest)
     samples: list[Sample] = []
     rejects: list[RejectRow] = []
     for rows, photograph in _photographs(read_shard_plan(dataset_url, shard).to_pylist(), recipe):
@@ -143,7 +144,8 @@ def _photographs(rows: Sequence[PlanRow], recipe: Recipe) -> Iterator[tuple[list
 
 
 def _read_photograph(row: PlanRow, recipe: Recipe) -> Photograph:
-    return decode(read_source(row), recipe.limits).image
+    # torch takes arrays that may be written only; a decoder's may be a view of its file
+    return np.require(decode(read_source(row), recipe.limits).image, requirements=["C", "W"])
 
 
 def _make_samples(

@@ -1,13 +1,22 @@
-"""A real Prefect server for the whole session, and photographs small enough to be quick."""
+"""A real Prefect server and a real Dask cluster for the whole session, and photographs small enough to be quick."""
 
 import contextlib
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
+from flows.factory import FactoryResult, factory
+from flows.runner import build_runner, local_cluster, parse_cluster
 from flows.server import Server, data_folder, prefect_server
+from storage.recipe import Recipe, load_recipe
+from tests.conftest import S3Server
+
+Run = Callable[..., FactoryResult]
 
 
 @pytest.fixture(scope="session")
@@ -26,6 +35,7 @@ def home(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
 
     It holds a copy of the session's database, since making all its tables anew takes many seconds.
     """
+    assert server.local
     folder = tmp_path / "home"
     (folder / "prefect").mkdir(parents=True)
     with (
@@ -36,3 +46,61 @@ def home(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     monkeypatch.setenv("AURA_HOME", str(folder))
     monkeypatch.delenv("PREFECT_API_URL", raising=False)
     return folder
+
+
+@pytest.fixture(scope="session")
+def cluster(s3_server: S3Server) -> Iterator[str]:
+    """Address of a Dask scheduler with two workers, which know the way to the S3 server."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in s3_server.environment().items():
+            patch.setenv(name, value)
+        with local_cluster(workers=2, threads=1) as running:
+            yield running.scheduler_address
+
+
+@pytest.fixture
+def run(server: Server, cluster: str) -> Run:
+    """Runs the factory flow on the session's server and cluster."""
+    assert server.local
+
+    def run_flow(recipe: Recipe, dataset: str | Path, in_flight: int | None = None) -> FactoryResult:
+        flow = factory.with_options(task_runner=build_runner(parse_cluster(cluster)))
+        return flow(recipe=recipe, dataset=str(dataset), in_flight=in_flight)
+
+    return run_flow
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Five photographs of different sizes, one of them odd, and a file that is none."""
+    folder = tmp_path_factory.mktemp("corpus")
+    for number, (height, width) in enumerate([(96, 128), (64, 64), (97, 131), (64, 192), (130, 64)]):
+        write_photograph(folder / f"photo{number}.png", height, width, seed=number)
+    (folder / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 no more than the beginning of a JPEG")
+    return folder
+
+
+def write_photograph(path: Path, height: int, width: int, seed: int) -> None:
+    """Write a picture with slopes, edges and texture."""
+    rng = np.random.default_rng(seed)
+    rows, columns = np.mgrid[0:height, 0:width]
+    slopes = np.stack([rows / height, columns / width, (rows + columns) / (height + width)], axis=-1)
+    blocks = 0.3 * (((rows // 16 + columns // 16) % 2)[..., None])
+    image = 0.15 + 0.5 * slopes + blocks + rng.normal(0, 0.02, slopes.shape)
+    Image.fromarray((image.clip(0, 1) * 255).astype(np.uint8)).save(path)
+
+
+def small_recipe(corpus: Path | str, **changes: Any) -> Recipe:
+    """A recipe that is quick: small canvases, the simplest inverse; ``changes`` use ``__`` for a dot."""
+    values: dict[str, Any] = {
+        "corpus": str(corpus),
+        "canvas.height": 64,
+        "canvas.width": 64,
+        "canvas.min_side": 32,
+        "cameras": ["canon-eos-5d-mark-iv", "sony-ilce-7sm2"],
+        "iso": (100, 1600),
+        "method": "linearise",
+        "shard_size": 2,
+        "lpips_share": 0.5,
+    }
+    return load_recipe(None, values | {name.replace("__", "."): value for name, value in changes.items()})
