@@ -32,7 +32,7 @@ def scenes_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rng = np.random.default_rng(0)
     for name in ("one", "two"):
         light = np.kron(rng.uniform(0.05, 1.0, (8, 16, 3)), np.ones((16, 16, 1))).astype(np.float32)
-        light[20:26, 40:46] = 300.0
+        light[44:52, 40:48] = 300.0
         (folder / "hdr" / f"{name}.hdr").write_bytes(imagecodecs.rgbe_encode(light, header=True))
     return folder
 
