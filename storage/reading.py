@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -41,6 +41,16 @@ _VECTORS: Final = {
 }
 _TEXTS: Final = ("sample_id", "camera", "cfa_pattern", "noise_model")
 _INTEGERS: Final = ("index", "iso", "valid_height_px", "valid_width_px")
+
+
+@dataclass(frozen=True, slots=True)
+class _Handles:
+    """What one process holds open."""
+
+    process: int
+    raw: zarr.Array[Any]
+    srgb: zarr.Array[Any] | None
+    threads: ThreadPoolExecutor
 
 
 class RawDataset(torch.utils.data.Dataset[Any]):
@@ -90,7 +100,7 @@ class RawDataset(torch.utils.data.Dataset[Any]):
         self.table = _load_table(self.dataset, shards)
         self.transform = transform
         self._columns = _columns(self.table)
-        self._arrays: tuple[int, zarr.Array[Any], zarr.Array[Any] | None] | None = None
+        self._handles: _Handles | None = None
 
     def __len__(self) -> int:
         return int(self.table.num_rows)
@@ -112,12 +122,16 @@ class RawDataset(torch.utils.data.Dataset[Any]):
             StorageError: the storage refused.
         """
         places = [self._place(item) for item in items]
-        raw, srgb = self._fetch([int(self._columns["index"][place]) for place in places])
-        samples = [self._assemble(place, raw[i], None if srgb is None else srgb[i]) for i, place in enumerate(places)]
+        with refusals(self.dataset.location.url, "read"):
+            handles = self._open()
+            if len(places) == 1:
+                samples = [self._sample(handles, places[0])]
+            else:
+                samples = list(handles.threads.map(lambda place: self._sample(handles, place), places))
         return samples if self.transform is None else [self.transform(sample) for sample in samples]
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_arrays": None}
+        return self.__dict__ | {"_handles": None}
 
     def _place(self, item: int) -> int:
         place = item + len(self) if item < 0 else item
@@ -125,35 +139,38 @@ class RawDataset(torch.utils.data.Dataset[Any]):
             raise IndexError(f"Sample {item} is outside the dataset's {len(self)} samples.")
         return place
 
-    def _fetch(self, indexes: list[int]) -> tuple[npt.NDArray[np.uint16], npt.NDArray[np.uint8] | None]:
-        with refusals(self.dataset.location.url, "read"):
-            raw, srgb = self._open()
-            order, inverse = np.unique(indexes, return_inverse=True)  # Zarr wants each chunk once, ascending
-            planes = np.asarray(raw.oindex[order])[inverse]
-            return planes, None if srgb is None else np.asarray(srgb.oindex[order])[inverse]
+    def _open(self) -> _Handles:
+        if (
+            self._handles is None or self._handles.process != os.getpid()
+        ):  # neither connections nor threads survive a fork
+            self._handles = _Handles(
+                process=os.getpid(),
+                raw=self.dataset.open_raw(),
+                srgb=self.dataset.open_srgb(),
+                threads=ThreadPoolExecutor(_LOADERS, thread_name_prefix="samples"),
+            )
+        return self._handles
 
-    def _open(self) -> tuple[zarr.Array[Any], zarr.Array[Any] | None]:
-        if self._arrays is None or self._arrays[0] != os.getpid():  # connections do not survive a fork
-            self._arrays = (os.getpid(), self.dataset.open_raw(), self.dataset.open_srgb())
-        return self._arrays[1:]
-
-    def _assemble(self, place: int, planes: npt.NDArray[np.uint16], pixels: npt.NDArray[np.uint8] | None) -> Sample:
+    def _sample(self, handles: _Handles, place: int) -> Sample:
         columns = self._columns
+        index = int(columns["index"][place])
+        planes = np.asarray(handles.raw[index])
         height, width = int(columns["valid_height_px"][place]) // 2, int(columns["valid_width_px"][place]) // 2
         black = columns["black_level_dn"][place][:, None, None]
         white = columns["white_level_dn"][place][:, None, None]
         raw = np.zeros(planes.shape, np.float32)
         raw[:, :height, :width] = (planes[:, :height, :width] - black) / (white - black)
         sample: Sample = {"raw": torch.from_numpy(raw), "valid": torch.tensor([height, width])}
-        if pixels is not None:
-            sample["srgb"] = torch.from_numpy(pixels).float() / 255
+        if handles.srgb is not None:
+            pixels = np.asarray(handles.srgb[index])
+            sample["srgb"] = torch.from_numpy(np.divide(pixels, np.float32(255), dtype=np.float32))
         for name in _SCALARS:
             sample[name] = torch.tensor(columns[name][place])
         for name in _VECTORS:
             sample[name] = torch.from_numpy(columns[name][place].copy())
         sample["camera_to_srgb"] = sample["camera_to_srgb"].reshape(3, 3)
         sample["iso"] = int(columns["iso"][place])
-        sample["index"] = int(columns["index"][place])
+        sample["index"] = index
         return sample | {name: str(columns[name][place]) for name in _TEXTS}
 
 
