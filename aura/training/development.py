@@ -327,12 +327,17 @@ def _write_whole(target: Path, content: bytes) -> None:
 def _cache_key(path: Path, description: RawDescription | None, developer: DeveloperName) -> str:
     identity = hashlib.sha256(path.read_bytes())
     described = description.model_dump_json(exclude={"file", "note", "licence"}) if description else ""
-    identity.update(f"{described}|{_developer_version(developer)}|{JPEG_QUALITY}|{_CACHE_FORMAT}".encode())
+    identity.update(f"{described}|{developer_version(developer)}|{JPEG_QUALITY}|{_CACHE_FORMAT}".encode())
     return identity.hexdigest()[:24]
 
 
 @cache
-def _developer_version(developer: DeveloperName) -> str:
+def developer_version(developer: DeveloperName) -> str:
+    """Version of the program behind a developer, as it says itself; LibRaw's where it is LibRaw.
+
+    Raises:
+        DevelopmentError: the program is not installed.
+    """
     programs = {"darktable": ["darktable-cli", "--version"], "rawtherapee": ["rawtherapee-cli", "-v"]}
     if developer not in programs:
         return ".".join(str(part) for part in rawpy.libraw_version)

@@ -6,7 +6,7 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 import flashraw
 import numpy as np
@@ -24,6 +24,10 @@ WhiteBalanceSource = Literal["camera", "daylight", "grey_world"]
 FourLevels = tuple[float, float, float, float]
 ThreeGains = tuple[float, float, float]
 
+RAW_SUFFIXES: Final = (
+    *(".3fr", ".arw", ".cr2", ".cr3", ".crw", ".dng", ".erf", ".gpr", ".iiq", ".kdc", ".mos", ".mrw", ".nef", ".nrw"),
+    *(".orf", ".pef", ".raf", ".raw", ".rw2", ".srw"),
+)
 _HEADERLESS_DTYPE: Final = {"headerless uint8": "u1", "headerless uint16 little-endian": "<u2"}
 _FLASHRAW_SUFFIXES: Final = (".gpr",)
 _GPR_WHITE_LEVEL: Final = 16383
@@ -62,6 +66,13 @@ class RawDescription(BaseModel):
     bytes: int | None = None
     licence: str = ""
     note: str = ""
+
+
+class RawFile(NamedTuple):
+    """A RAW file, and its manifest entry if it has one."""
+
+    path: Path
+    description: RawDescription | None
 
 
 @dataclass(frozen=True)
@@ -133,6 +144,34 @@ def read_manifest(path: str | os.PathLike[str]) -> tuple[RawDescription, ...]:
         raise InvalidInputError(
             f"Manifest {manifest}: field {field or '(entry)'}: {first['msg']}; an entry needs {_MANIFEST_KEYS}."
         ) from error
+
+
+def list_raw_files(folder: str | os.PathLike[str]) -> tuple[RawFile, ...]:
+    """List the RAW files below a folder.
+
+    Where the folder or the one above holds a ``manifest.json``, its entries below the folder are listed, in its order;
+    else all files with the suffix of a RAW format, sorted.
+
+    Raises:
+        MissingFileError: there is no such folder, or no RAW file below it.
+        InvalidInputError: the manifest cannot be read.
+    """
+    root = Path(folder).resolve()
+    if not root.is_dir():
+        raise MissingFileError(f"No folder at {root}; expected one with RAW files.")
+    for base in (root, root.parent):
+        if (base / "manifest.json").is_file():
+            described = [RawFile(base / entry.file, entry) for entry in read_manifest(base / "manifest.json")]
+            files = [file for file in described if file.path.is_relative_to(root)]
+            break
+    else:
+        files = [RawFile(path, None) for path in sorted(root.rglob("*")) if path.suffix.lower() in RAW_SUFFIXES]
+    if not files:
+        raise MissingFileError(
+            f"No RAW file below {root}; expected {', '.join(RAW_SUFFIXES)}, "
+            "or a manifest.json that names headerless dumps."
+        )
+    return tuple(files)
 
 
 def read_raw(path: str | os.PathLike[str], description: RawDescription | None = None) -> RawFrame:
