@@ -38,6 +38,8 @@ log = logging.getLogger(__name__)
 StageName = Literal["denoiser", "global", "joint"]
 _STAGE_CODE: Final = {"denoiser": 1, "global": 2, "joint": 3, "validation": 4}
 _MSE_FLOOR: Final = 1e-6
+_GLOBAL_POOL: Final = 4
+"""The global stage compares RAW averaged over 4x4: a global map cannot undo noise or sharpening; they must not steer it."""
 
 
 class Stage(BaseModel):
@@ -70,7 +72,7 @@ class TrainConfig(BaseModel):
     architecture: AuraConfig = AuraConfig()
     stages: tuple[Stage, ...] = (
         Stage(name="denoiser", steps=300, batch=8, size=128, learning_rate=2e-3),
-        Stage(name="global", steps=4500, batch=24, size=96, learning_rate=3e-3),
+        Stage(name="global", steps=4000, batch=24, size=96, learning_rate=3e-3),
         Stage(name="joint", steps=2000, batch=6, size=160, learning_rate=1e-3),
     )
     seed: int = 0
@@ -79,7 +81,7 @@ class TrainConfig(BaseModel):
     gradient_clip: float = Field(default=1.0, gt=0)
     warmup_steps: int = 100
     unaligned_weight: float = 0.2
-    decibel_weight: float = 0.02
+    decibel_weight: float = 0.05
     lpips_every: int = Field(default=4, ge=1)
     validate_every: int = Field(default=250, ge=1)
     validation_pairs: int = 64
@@ -282,7 +284,8 @@ def _denoiser_loss(state: _State, batch: PairBatch, config: TrainConfig, _: Lpip
 
 
 def _global_loss(state: _State, batch: PairBatch, config: TrainConfig, _: Lpips | None) -> Tensor:
-    return _raw_loss(state.model.global_only(batch.image.to(config.device)), batch, config, lpips=None, step=state.step)
+    canonical = state.model.global_only(batch.image.to(config.device))
+    return _raw_loss(canonical, batch, config, lpips=None, step=state.step, pool=_GLOBAL_POOL)
 
 
 def _joint_loss(state: _State, batch: PairBatch, config: TrainConfig, lpips: Lpips | None) -> Tensor:
@@ -303,10 +306,12 @@ def predicted_raw(canonical: Tensor, batch: PairBatch) -> Tensor:
     return pack_rgb(canonical_to_camera(canonical, matrix, gains), batch.cfa_pattern)
 
 
-def _raw_loss(canonical: Tensor, batch: PairBatch, config: TrainConfig, *, lpips: Lpips | None, step: int) -> Tensor:
+def _raw_loss(
+    canonical: Tensor, batch: PairBatch, config: TrainConfig, *, lpips: Lpips | None, step: int, pool: int = 1
+) -> Tensor:
     """Composite loss after one gain per colour channel, plus a smaller share of it without, plus aligned decibels."""
-    target = batch.raw.to(canonical)
-    predicted = _leaky_clamp(predicted_raw(canonical, batch))
+    target = F.avg_pool2d(batch.raw.to(canonical), pool)
+    predicted = F.avg_pool2d(_leaky_clamp(predicted_raw(canonical, batch)), pool)
     aligned = align_gains(predicted, target)
     perceive = lpips is not None and step % config.lpips_every == 0
     weights = LossWeights(lpips=LossWeights().lpips * config.lpips_every if perceive else 0.0)

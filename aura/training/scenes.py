@@ -139,7 +139,18 @@ def draw_view(scene: Scene, size: int, rng: np.random.Generator) -> Tensor:
     view = _project(scene.light, size, rng) if scene.panorama else _crop(scene.light, size, rng)
     if rng.random() < 0.5:
         view = view.flip(-1)
-    return _expose(view, scene.kind, rng)
+    return _expose(_through_lens(view, float(rng.uniform(0.0, 1.1))), scene.kind, rng)
+
+
+def _through_lens(view: Tensor, sigma: float) -> Tensor:
+    """Blur by a Gaussian of ``sigma`` pixels: no lens draws single pixels, and shrunken scenes are too sharp."""
+    offsets = torch.arange(-3.0, 4.0)
+    kernel = torch.exp(-0.5 * (offsets / max(sigma, 0.05)) ** 2)
+    kernel = (kernel / kernel.sum()).expand(3, 1, 7)
+    padded = F.pad(view[None], (3, 3, 3, 3), mode="reflect")
+    rows = F.conv2d(padded, kernel[:, :, :, None], groups=3)
+    blurred: Tensor = F.conv2d(rows, kernel[:, :, None, :], groups=3)
+    return blurred.squeeze(0)
 
 
 def _crop(light: Tensor, size: int, rng: np.random.Generator) -> Tensor:
