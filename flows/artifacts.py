@@ -16,6 +16,7 @@ from prefect.artifacts import (
 
 from flows.pictures import DIFFERENCE_GAIN, Triptych, contact_sheet, data_uri
 from flows.quality import Distribution, Quality
+from storage.location import locate
 
 _UPDATE_EVERY_S: Final = 1.0
 _SHEET_SIDE_PX: Final = 200
@@ -102,7 +103,7 @@ def leave_contact_sheet(dataset_url: str, pictured: Sequence[Triptych]) -> None:
 def caption(sample: Triptych) -> str:
     """Say in a line which sample a picture shows."""
     row = sample.row
-    name = str(row["source_uri"]).rstrip("/").rsplit("/", 1)[-1]
+    name = locate(row["source_uri"]).name if row["source_member"] is None else row["source_member"]
     matched = row["cycle_psnr_matched_db"]
     quality = f", {matched:.1f} dB tone matched" if matched is not None else ""
     return f"sample {row['index']}, {name}, {row['camera']}, ISO {row['iso']}{quality}"

@@ -28,7 +28,7 @@ from prefect.settings import (
 from aura.errors import AuraError
 
 _HOST = "127.0.0.1"
-_START_TIMEOUT_S = 120.0
+_START_TIMEOUT_S = 240.0  # a busy machine takes a minute to make the tables of a new database
 _STOP_TIMEOUT_S = 15.0
 _DRAIN_TIMEOUT_S = 5.0
 

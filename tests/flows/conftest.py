@@ -58,7 +58,7 @@ def cluster(s3_server: S3Server) -> Iterator[str]:
             yield running.scheduler_address
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def run(server: Server, cluster: str) -> Run:
     """Runs the factory flow on the session's server and cluster."""
     assert server.local

@@ -1,0 +1,89 @@
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aura.errors import GateError
+from flows.pictures import choose_rows
+from flows.quality import MEASURES, Quality, distributions_of, require_gates
+from flows.shard import needs_lpips
+from storage.recipe import Gates
+
+
+def quality_of(rejected: Mapping[str, int] | None = None, sources: int = 10, **columns: list[float | None]) -> Quality:
+    length = max(map(len, columns.values()), default=0)
+    filled = {name: values + [None] * (length - len(values)) for name, values in columns.items()}
+    empty: list[float | None] = [None] * length
+    table = pa.table({each.column: pa.array(filled.get(each.column, empty), pa.float32()) for each in MEASURES})
+    return Quality(table, table.slice(0, 0), sources, rejected or {}, tuple(distributions_of(table)))
+
+
+def test_a_distribution_leaves_out_what_was_not_measured_or_is_infinite() -> None:
+    quality = quality_of(cycle_psnr_db=[30.0, None, 20.0, np.inf], cycle_lpips=[None, None, None, None])
+    (distribution,) = quality.distributions
+    assert distribution.values.tolist() == [20.0, 30.0]
+    assert quality.mean("cycle_psnr_db") == 25.0
+    assert quality.mean("cycle_lpips") is None
+
+
+def test_gates_that_hold_say_nothing() -> None:
+    quality = quality_of({"damaged": 2}, cycle_psnr_matched_db=[30.0, 32.0], cycle_lpips=[0.1])
+    require_gates(quality, Gates(min_cycle_psnr_matched=31.0, max_cycle_lpips=0.11, max_reject_fraction=0.2))
+    require_gates(quality, Gates(max_reject_fraction=None))
+
+
+@pytest.mark.parametrize(
+    ("gates", "said"),
+    [
+        (Gates(min_cycle_psnr_matched=40), "min_cycle_psnr_matched asks for 40 dB: mean 31.000 dB, 9.000 dB short"),
+        (Gates(min_cycle_psnr=20), "min_cycle_psnr asks for 20 dB: nothing was measured"),
+        (Gates(min_cycle_ssim=0.9), "min_cycle_ssim asks for 0.9: mean 0.800, 0.100 short"),
+        (Gates(max_cycle_lpips=0.2), "max_cycle_lpips allows 0.2: mean 0.250, 0.050 over"),
+        (Gates(max_reject_fraction=0.1), "max_reject_fraction allows 10.0%: 2 of 10 sources were rejected, 20.0%"),
+    ],
+)
+def test_a_gate_that_fails_says_by_how_much(gates: Gates, said: str) -> None:
+    quality = quality_of(
+        {"damaged": 1, "duplicate": 1}, cycle_psnr_matched_db=[30.0, 32.0], cycle_ssim=[0.8], cycle_lpips=[0.25]
+    )
+    with pytest.raises(GateError, match="not published") as failure:
+        require_gates(quality, gates)
+    assert said in str(failure.value)
+
+
+def rows_of(values: list[float | None], sources: list[int]) -> list[dict[str, Any]]:
+    return [
+        {"index": place, "cycle_psnr_matched_db": value, "source_uri": f"{source}"}
+        for place, (value, source) in enumerate(zip(values, sources, strict=True))
+    ]
+
+
+@given(st.lists(st.tuples(st.none() | st.floats(0, 60), st.integers(0, 3)), min_size=1, max_size=20), st.integers(1, 8))
+def test_chosen_rows_go_from_the_worst_to_the_best(pairs: list[tuple[float | None, int]], count: int) -> None:
+    rows = rows_of([value for value, _ in pairs], [source for _, source in pairs])
+    chosen = choose_rows(rows, count)
+    places = [row["index"] for row in chosen]
+    assert len(chosen) == len(set(places)) == min(count, len(rows))
+    values = [row["cycle_psnr_matched_db"] for row in chosen if row["cycle_psnr_matched_db"] is not None]
+    assert values == sorted(values)
+    measured = [value for value, _ in pairs if value is not None]
+    if measured and len(chosen) > 1:
+        assert values[-1] == max(measured)
+
+
+def test_chosen_rows_show_different_sources_where_there_are_enough() -> None:
+    rows = rows_of([10, 11, 12, 20, 21, 30], [0, 0, 0, 1, 1, 2])
+    chosen = choose_rows(rows, 3)
+    assert (chosen[0]["index"], chosen[-1]["index"]) == (0, 5)
+    assert {row["source_uri"] for row in chosen} == {"0", "1", "2"}
+
+
+def test_lpips_is_measured_on_about_the_share_that_is_asked_for() -> None:
+    names = [f"sample-{number}" for number in range(2000)]
+    assert not any(needs_lpips(name, 0.0) for name in names)
+    assert all(needs_lpips(name, 1.0) for name in names)
+    assert 0.2 < np.mean([needs_lpips(name, 0.25) for name in names]) < 0.3
