@@ -7,9 +7,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import math
+import platform
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -39,7 +41,7 @@ StageName = Literal["denoiser", "global", "joint"]
 _STAGE_CODE: Final = {"denoiser": 1, "global": 2, "joint": 3, "validation": 4}
 _MSE_FLOOR: Final = 1e-6
 _GLOBAL_POOL: Final = 4
-"""The global stage compares RAW averaged over 4x4: a global map cannot undo noise or sharpening; they must not steer it."""
+"""The global stage compares RAW averaged over 4x4: noise and sharpening, which no global map undoes, must not steer it."""
 
 
 class Stage(BaseModel):
@@ -135,7 +137,7 @@ def train(config: TrainConfig, on_progress: Callable[[Progress], None] | None = 
     config.out.mkdir(parents=True, exist_ok=True)
     scenes = load_scenes(config.data)
     train_scenes = tuple(scene for scene in scenes if not held_out(scene)) or scenes
-    judge = _Judge(tuple(scene for scene in scenes if held_out(scene)) or scenes, config)
+    judge = _Judge(tuple(scene for scene in scenes if held_out(scene)) or scenes, config, len(train_scenes))
     state = _restore(config) or _begin(config)
     lpips = Lpips().to(config.device) if any(stage.name == "joint" for stage in config.stages) else None
     score = math.nan
@@ -150,7 +152,23 @@ def train(config: TrainConfig, on_progress: Callable[[Progress], None] | None = 
         score = judge.score(state.average)
     weights = config.out / "aura.safetensors"
     save_weights(state.average, weights)
+    (config.out / "aura.json").write_text(json.dumps(_card(config, state, judge, score, weights), indent=2) + "\n")
     return TrainResult(weights, draw_curves(config.out), score, state.seconds)
+
+
+def _card(config: TrainConfig, state: _State, judge: _Judge, score: float, weights: Path) -> dict[str, Any]:
+    """What is to be known of weights: from what, how long, where, how good on scenes that training did not see."""
+    return {
+        "sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
+        "parameters": sum(parameter.numel() for parameter in state.average.parameters()),
+        "training_scenes": judge.training_scenes,
+        "stages": [stage.model_dump() for stage in config.stages],
+        "seed": config.seed,
+        "hours": round(state.seconds / 3600, 2),
+        "machine": f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, {config.device}",
+        "torch": torch.__version__,
+        "held_out_scenes_psnr_aligned_db": {"aura": round(score, 2), "linearise": round(judge.linearise, 2)},
+    }
 
 
 def _begin(config: TrainConfig) -> _State:
@@ -335,7 +353,8 @@ def _leaky_clamp(raw: Tensor) -> Tensor:
 class _Judge:
     """The validation curve: fixed pairs from scenes that training never sees, scored by aligned PSNR."""
 
-    def __init__(self, scenes: tuple[Scene, ...], config: TrainConfig) -> None:
+    def __init__(self, scenes: tuple[Scene, ...], config: TrainConfig, training_scenes: int) -> None:
+        self.training_scenes = training_scenes
         seed = (config.seed, _STAGE_CODE["validation"])
         count = max(1, config.validation_pairs // 8)
         self._batches = [

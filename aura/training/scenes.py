@@ -187,8 +187,8 @@ def _project(light: Tensor, size: int, rng: np.random.Generator) -> Tensor:
 def _expose(view: Tensor, kind: SceneKind, rng: np.random.Generator) -> Tensor:
     """HDR: median to 1..40 % of saturation. Others have an exposure: vary it, darker only where nothing is clipped."""
     if kind == "hdr":
-        target = 2.0 ** float(np.clip(rng.normal(-3.4, 1.2), -6.5, -1.3))
+        target = float(np.exp2(np.clip(rng.normal(-3.4, 1.2), -6.5, -1.3)))
         return view * (target / luminance(view).median().clamp_min(1e-4))
     brighter = float(rng.uniform(0.0, 1.5)) * float(rng.random() < 0.4)
     darker = float(rng.uniform(-2.0, 0.0)) if float(view.max()) < 0.98 else 0.0
-    return view * 2.0 ** (brighter if rng.random() < 0.5 else darker)
+    return view * float(np.exp2(brighter if rng.random() < 0.5 else darker))
