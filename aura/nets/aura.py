@@ -23,7 +23,7 @@ from aura.nets.global_map import GlobalMapHead, apply_global_inverse
 
 ALIGNMENT: Final = 16
 """Tiles must start at multiples of this many pixels, so that pooling cells fall alike in tile and whole image."""
-_RESIDUAL_REACH: Final = 0.5
+_RESIDUAL_REACH: Final = 0.25
 _RESIDUAL_FLOOR: Final = 0.02
 
 

@@ -41,7 +41,7 @@ StageName = Literal["denoiser", "global", "joint"]
 _STAGE_CODE: Final = {"denoiser": 1, "global": 2, "joint": 3, "validation": 4}
 _MSE_FLOOR: Final = 1e-6
 _GLOBAL_POOL: Final = 4
-"""The global stage compares RAW averaged over 4x4: noise and sharpening, which no global map undoes, must not steer it."""
+"""The global stage compares RAW averaged over 4x4: noise and sharpening, which no global map undoes, must not steer."""
 
 
 class Stage(BaseModel):
@@ -74,15 +74,15 @@ class TrainConfig(BaseModel):
     architecture: AuraConfig = AuraConfig()
     stages: tuple[Stage, ...] = (
         Stage(name="denoiser", steps=300, batch=8, size=128, learning_rate=2e-3),
-        Stage(name="global", steps=4000, batch=24, size=96, learning_rate=3e-3),
-        Stage(name="joint", steps=2000, batch=6, size=160, learning_rate=1e-3),
+        Stage(name="global", steps=9000, batch=24, size=96, learning_rate=3e-3),
+        Stage(name="joint", steps=8000, batch=6, size=160, learning_rate=6e-4),
     )
     seed: int = 0
     ema_decay: float = Field(default=0.998, ge=0, lt=1)
     weight_decay: float = 1e-4
     gradient_clip: float = Field(default=1.0, gt=0)
     warmup_steps: int = 100
-    unaligned_weight: float = 0.2
+    unaligned_weight: float = 0.3
     decibel_weight: float = 0.05
     lpips_every: int = Field(default=4, ge=1)
     validate_every: int = Field(default=250, ge=1)
@@ -190,7 +190,7 @@ def _optimizer(model: Aura, config: TrainConfig, stage: Stage) -> torch.optim.Op
         known = {id(parameter) for parameter in slow}
         frozen = {id(parameter) for parameter in _denoiser(model).parameters()} if model.config.denoise else set()
         local = [p for p in model.parameters() if id(p) not in known | frozen]
-        groups = [{"params": slow, "scale": 0.3}, {"params": local, "scale": 1.0}]
+        groups = [{"params": slow, "scale": 0.1}, {"params": local, "scale": 1.0}]
     return torch.optim.AdamW(groups, lr=stage.learning_rate, weight_decay=config.weight_decay)
 
 
