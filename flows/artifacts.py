@@ -14,9 +14,8 @@ from prefect.artifacts import (
     update_progress_artifact,
 )
 
-from flows.pictures import DIFFERENCE_GAIN, Triptych, contact_sheet, data_uri
-from flows.quality import Distribution, Quality
-from storage.location import locate
+from flows.pictures import DIFFERENCE_GAIN, Triptych, caption, contact_sheet, data_uri
+from flows.quality import Quality, quality_row
 
 _UPDATE_EVERY_S: Final = 1.0
 _SHEET_SIDE_PX: Final = 200
@@ -66,25 +65,6 @@ def leave_quality(dataset_url: str, quality: Quality) -> None:
     )
 
 
-def quality_row(distribution: Distribution) -> dict[str, str]:
-    """Put a distribution into words for a table."""
-    unit = distribution.measure.unit
-    quantiles = {"5 %": 0.05, "median": 0.5, "95 %": 0.95}
-    return {
-        "measure": distribution.measure.title,
-        "mean": figure(distribution.mean, unit),
-        **{title: figure(distribution.quantile(share), unit) for title, share in quantiles.items()},
-        "worst": _worst(distribution),
-        "samples": str(distribution.values.size),
-    }
-
-
-def _worst(distribution: Distribution) -> str:
-    ends = {"higher": distribution.values[0], "lower": distribution.values[-1]}
-    worst = ends.get(distribution.measure.better)
-    return "-" if worst is None else figure(worst, distribution.measure.unit)
-
-
 def leave_contact_sheet(dataset_url: str, pictured: Sequence[Triptych]) -> None:
     """Leave a picture of some samples; it lies in the artifact itself, so the UI needs nothing else to show it."""
     picture = data_uri(contact_sheet(pictured, _SHEET_SIDE_PX), max_side=4096)
@@ -98,15 +78,6 @@ def leave_contact_sheet(dataset_url: str, pictured: Sequence[Triptych]) -> None:
         key=artifact_key("contact-sheet", dataset_url),
         description=f"{len(pictured)} samples of {dataset_url}, from the worst to the best.",
     )
-
-
-def caption(sample: Triptych) -> str:
-    """Say in a line which sample a picture shows."""
-    row = sample.row
-    name = locate(row["source_uri"]).name if row["source_member"] is None else row["source_member"]
-    matched = row["cycle_psnr_matched_db"]
-    quality = f", {matched:.1f} dB tone matched" if matched is not None else ""
-    return f"sample {row['index']}, {name}, {row['camera']}, ISO {row['iso']}{quality}"
 
 
 def leave_summary(dataset_url: str, facts: Mapping[str, str], rejected: Mapping[str, int], reading: str) -> None:
@@ -130,11 +101,6 @@ def leave_summary(dataset_url: str, facts: Mapping[str, str], rejected: Mapping[
         key=artifact_key("summary", dataset_url),
         description=f"What the run made of {dataset_url}.",
     )
-
-
-def figure(value: float, unit: str) -> str:
-    """Print a figure: decibels with two places, ratios with four."""
-    return f"{value:.2f} {unit}" if unit else f"{value:.4f}"
 
 
 def _percent(done: int, total: int) -> float:

@@ -3,9 +3,11 @@
 
 import contextlib
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
 from typing import Annotated, Any, Literal
 
 import typer
@@ -14,7 +16,6 @@ from aura.errors import AuraError, RecipeError
 from flows.console import progress_bars, refuse, say, say_pairs, say_table
 
 REFUSED = 2
-INTERRUPTED = 130
 
 
 commands = typer.Typer(
@@ -194,7 +195,7 @@ def list_cameras() -> None:
 
     profiles = [load_profile(name) for name in profile_names()]
     rows = [
-        (each.name, each.model, each.cfa_pattern, str(each.bit_depth), _range_text(each.iso_range),
+        (each.name, each.model if each.model.startswith(each.make) else f"{each.make} {each.model}", each.cfa_pattern, str(each.bit_depth), _range_text(each.iso_range),
          "calibrated" if each.noise else "generic only")
         for each in profiles
     ]  # fmt: skip
@@ -256,14 +257,28 @@ def server(
             say("Stopped.")
 
 
+class _Stopped(KeyboardInterrupt):
+    """A signal other than ctrl-C asked the process to end; it ends in the same orderly way."""
+
+
 @contextlib.contextmanager
 def _resumable() -> Iterator[None]:
-    """Say after ctrl-C that nothing is lost."""
+    """End in order on ctrl-C, a termination or a closed terminal, and say that nothing is lost."""
+    received = [signal.SIGINT]
+
+    def stop(number: int, _frame: FrameType | None) -> None:
+        received.append(signal.Signals(number))
+        raise _Stopped
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGHUP)}
     try:
         yield
     except KeyboardInterrupt:
         refuse("Stopped. What was finished is kept: run the same command again to go on.")
-        raise typer.Exit(INTERRUPTED) from None
+        raise typer.Exit(128 + received[-1]) from None
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _quiet(*, verbose: bool) -> None:

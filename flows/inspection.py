@@ -7,10 +7,8 @@ import pyarrow.compute as pc
 from PIL import Image
 
 from aura.errors import EmptyCorpusError
-from flows.artifacts import caption, quality_row
 from flows.console import say, say_pairs, say_table
-from flows.pictures import DIFFERENCE_GAIN, choose_rows, contact_sheet, triptychs
-from flows.quality import Quality, index_of, measure_quality
+from flows.quality import Quality, index_of, measure_quality, quality_row
 from storage.dataset import Dataset, open_dataset
 from storage.versions import list_versions
 
@@ -80,6 +78,9 @@ def _say_quality(quality: Quality) -> None:
 
 
 def _write_picture(dataset: Dataset, quality: Quality | None, picture: Path) -> None:
+    # torch takes seconds to import, and figures alone do not need it
+    from flows.pictures import DIFFERENCE_GAIN, caption, choose_rows, contact_sheet, triptychs  # noqa: PLC0415
+
     if quality is None or not quality.samples.num_rows:
         raise EmptyCorpusError(f"{dataset.location.url} has no sample to picture yet; run its synthesis first.")
     pictured = triptychs(dataset, choose_rows(quality.samples.to_pylist(), _PICTURED_SAMPLES))

@@ -18,6 +18,7 @@ from aura.metrics import match_tone
 from aura.sensor.simulate import normalise_raw
 from storage.corpus import read_source
 from storage.dataset import Dataset
+from storage.location import locate
 from storage.photograph import decode
 from storage.plan import place, read_shard_plan
 
@@ -93,6 +94,15 @@ def render_row(raw_dn: npt.NDArray[np.uint16], row: Row) -> Tensor:
     normalised = normalise_raw(torch.from_numpy(raw_dn.astype(np.int32)), row["black_level_dn"], row["white_level_dn"])
     matrix = torch.tensor(row["camera_to_srgb"], dtype=torch.float32).reshape(3, 3)
     return render(normalised, row["cfa_pattern"], torch.tensor(row["wb_gains"], dtype=torch.float32), matrix)
+
+
+def caption(sample: Triptych) -> str:
+    """Say in a line which sample a picture shows."""
+    row = sample.row
+    name = locate(row["source_uri"]).name if row["source_member"] is None else row["source_member"]
+    matched = row["cycle_psnr_matched_db"]
+    quality = f", {matched:.1f} dB tone matched" if matched is not None else ""
+    return f"sample {row['index']}, {name}, {row['camera']}, ISO {row['iso']}{quality}"
 
 
 def data_uri(picture: Pixels, max_side: int) -> str:

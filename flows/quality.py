@@ -161,6 +161,24 @@ def distributions_of(samples: pa.Table) -> Iterable[Distribution]:
             yield Distribution(measure, finite)
 
 
+def quality_row(distribution: Distribution) -> dict[str, str]:
+    """Put a distribution into words for a table."""
+    unit = distribution.measure.unit
+    quantiles = {"5 %": 0.05, "median": 0.5, "95 %": 0.95}
+    return {
+        "measure": distribution.measure.title,
+        "mean": figure(distribution.mean, unit),
+        **{title: figure(distribution.quantile(share), unit) for title, share in quantiles.items()},
+        "worst": _worst(distribution),
+        "samples": str(distribution.values.size),
+    }
+
+
+def figure(value: float, unit: str) -> str:
+    """Print a figure: decibels with two places, ratios with four."""
+    return f"{value:.2f} {unit}" if unit else f"{value:.4f}"
+
+
 def require_gates(quality: Quality, gates: Gates) -> None:
     """Hold the quality against the recipe's gates.
 
@@ -198,3 +216,9 @@ def _failures(quality: Quality, gates: Gates) -> Iterable[str]:
             f"gate max_reject_fraction allows {gates.max_reject_fraction:.1%}: {rejected} of {quality.sources} "
             f"sources were rejected, {share:.1%}, {share - gates.max_reject_fraction:.1%} over"
         )
+
+
+def _worst(distribution: Distribution) -> str:
+    ends = {"higher": distribution.values[0], "lower": distribution.values[-1]}
+    worst = ends.get(distribution.measure.better)
+    return "-" if worst is None else figure(worst, distribution.measure.unit)

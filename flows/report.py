@@ -13,9 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import yaml
 
-from flows.artifacts import caption, figure, quality_row
-from flows.pictures import DIFFERENCE_GAIN, Triptych, choose_rows, data_uri, triptychs
-from flows.quality import Distribution, Quality
+from flows.pictures import DIFFERENCE_GAIN, Triptych, caption, choose_rows, data_uri, triptychs
+from flows.quality import Distribution, Quality, figure, quality_row
 from storage.dataset import Dataset
 
 _BINS: Final = 32

@@ -17,7 +17,7 @@ from prefect_dask.task_runners import DaskTaskRunner
 from aura.errors import AuraError, InvalidInputError
 
 _BYTES_PER_WORKER = 2 << 30  # torch, the networks and one 24 megapixel photograph with its tiles
-_CONNECT_TIMEOUT_S = 10
+_CONNECT_TIMEOUT_S = 5
 _EXPECTED = "'local', 'local:N' for N workers, or a scheduler's address such as tcp://host:8786"
 
 
