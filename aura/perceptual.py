@@ -62,7 +62,7 @@ class Lpips(nn.Module):
 
         Args:
             image: ``(B, 3, H, W)``, display values in [0, 1], sides of at least 31 pixels.
-            reference: same shape.
+            reference: same shape, or ``(1, 3, H, W)`` for all of them.
 
         Returns:
             ``(B,)`` float32; symmetric, and usually below 1.
@@ -70,7 +70,8 @@ class Lpips(nn.Module):
         Raises:
             InvalidInputError: shapes differ, or are not ``(B, 3, H, W)`` of at least 31 pixels a side.
         """
-        if image.shape != reference.shape or image.ndim != 4 or image.shape[1] != 3:
+        fits = reference.shape in (image.shape, (1, *image.shape[1:]))
+        if not fits or image.ndim != 4 or image.shape[1] != 3:
             raise InvalidInputError(
                 f"LPIPS got shapes {tuple(image.shape)} and {tuple(reference.shape)}; expected the same (B, 3, H, W)."
             )
@@ -81,12 +82,12 @@ class Lpips(nn.Module):
             )
         with torch.autocast(image.device.type, enabled=False):
             both = torch.cat([image, reference]).float() * 2.0 - 1.0
-            return self._distance((both - self.get_buffer("shift")) / self.get_buffer("scale"))
+            return self._distance((both - self.get_buffer("shift")) / self.get_buffer("scale"), image.shape[0])
 
-    def _distance(self, pairs: Tensor) -> Tensor:
-        count = pairs.shape[0] // 2
-        distance = pairs.new_zeros(count)
-        features, layer = pairs, 0
+    def _distance(self, both: Tensor, count: int) -> Tensor:
+        """Compare the first ``count`` images with the others."""
+        distance = both.new_zeros(count)
+        features, layer = both, 0
         for index, module in enumerate(self.features):
             features = module(features)
             if index in _TAPPED_RELUS:

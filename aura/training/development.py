@@ -188,6 +188,7 @@ def _file_for_developer(path: Path, description: RawDescription | None, frame: R
             color_matrix=frame.color_matrix,
             as_shot_neutral=(neutral[0] / brightest, neutral[1] / brightest, neutral[2] / brightest),
             camera_model=frame.camera or "unknown",
+            compress=False,  # RawTherapee 5.9 does not open lossless JPEG in a single row of tiles
         )
         yield dng
 

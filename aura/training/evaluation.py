@@ -54,7 +54,7 @@ METRIC_UNITS: Final = {
 }
 
 _POLYNOMIAL_DEGREE: Final = 5
-_SITES_PER_BLOCK: Final = 1 << 17
+_SITES_PER_BLOCK: Final = 1 << 14
 _EXPONENTS: Final = tuple(
     powers for powers in itertools.product(range(_POLYNOMIAL_DEGREE + 1), repeat=3) if sum(powers) <= _POLYNOMIAL_DEGREE
 )
@@ -210,8 +210,8 @@ def score(predicted: Tensor, truth: Tensor, frame: RawFrame, perceptual_crop: in
     both, truths = torch.cat([predicted[None], aligned]), truth.expand(2, -1, -1, -1)
     structure = [float(ssim(raw[None], truth[None])) for raw in both]  # one at a time: 24 megapixels are large
     shown = _render_centre(torch.cat([both, truth[None]]), frame, perceptual_crop)
-    reference = shown[2:].expand(2, -1, -1, -1)
-    distance, colour = lpips(shown[:2], reference).tolist(), ciede2000(shown[:2], reference).tolist()
+    distance = lpips(shown[:2], shown[2:]).tolist()
+    colour = ciede2000(shown[:2], shown[2:].expand(2, -1, -1, -1)).tolist()
     plain, after_alignment = psnr(both, truths).tolist()
     overexposed = truth >= OVEREXPOSED
     return Score(

@@ -45,6 +45,7 @@ def test_it_is_zero_for_equal_images_symmetric_and_finite_in_gradient_on_black(l
     first.requires_grad_()
     torch.testing.assert_close(lpips(first, first), torch.zeros(2))
     torch.testing.assert_close(lpips(first, second), lpips(second, first))
+    torch.testing.assert_close(lpips(first, second[1:]), lpips(first, second[[1, 1]]))
     lpips(first, second).sum().backward()
     assert first.grad is not None
     assert bool(first.grad.isfinite().all())
