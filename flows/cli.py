@@ -193,12 +193,12 @@ def list_cameras() -> None:
     """List the camera profiles that come with the package."""
     from aura.sensor.catalog import load_profile, profile_names
 
-    profiles = [load_profile(name) for name in profile_names()]
-    rows = [
-        (each.name, each.model if each.model.startswith(each.make) else f"{each.make} {each.model}", each.cfa_pattern, str(each.bit_depth), _range_text(each.iso_range),
-         "calibrated" if each.noise else "generic only")
-        for each in profiles
-    ]  # fmt: skip
+    rows = []
+    for each in map(load_profile, profile_names()):
+        title = each.model if each.model.startswith(each.make) else f"{each.make} {each.model}"
+        iso = f"{each.iso_range[0]} to {each.iso_range[1]}"
+        noise = "calibrated" if each.noise else "generic only"
+        rows.append((each.name, title, each.cfa_pattern, str(each.bit_depth), iso, noise))
     say_table("Cameras", ("name", "camera", "CFA", "bits", "ISO", "noise"), rows)
     say("aura cameras show NAME tells all about one. A YAML file of the same form makes any other camera.")
 
@@ -319,10 +319,6 @@ def _settings(pairs: list[str]) -> dict[str, Any]:
         except yaml.YAMLError:
             raise RecipeError(f"--set {pair!r} has a value that is not YAML; quote it.") from None
     return values
-
-
-def _range_text(ends: tuple[int, int]) -> str:
-    return f"{ends[0]} to {ends[1]}"
 
 
 def app() -> None:

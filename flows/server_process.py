@@ -16,7 +16,7 @@ def serve(port: int, parent_pid: int | None) -> None:
         parent_pid: process to end with; None to outlive it.
     """
     if parent_pid is not None and sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PARENT_DEATH_SIGNAL, signal.SIGTERM)
+        ctypes.CDLL(None).prctl(_PARENT_DEATH_SIGNAL, signal.SIGKILL)  # its database survives that, too
         if os.getppid() != parent_pid:  # the parent was gone before the request was in place
             return
     prefect = [sys.executable, "-m", "prefect", "server", "start", "--analytics-off"]
