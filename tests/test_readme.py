@@ -1,0 +1,55 @@
+"""The README quotes only figures that a benchmark wrote, and its examples run."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+COLUMNS = {
+    "PSNR aligned, dB": ("psnr_aligned", ".1f"),
+    "PSNR as is, dB": ("psnr", ".1f"),
+    "SSIM aligned": ("ssim_aligned", ".3f"),
+    "LPIPS aligned": ("lpips_aligned", ".3f"),
+    "CIEDE2000 aligned": ("ciede2000_aligned", ".1f"),
+    "way to the ceiling": ("way_to_ceiling", ".0%"),
+}
+
+
+def fidelity_rows() -> list[dict[str, str]]:
+    block = re.search(r"<!-- fidelity -->\n(.*?)<!-- /fidelity -->", README, re.DOTALL)
+    assert block, "the README has lost its fidelity table"
+    lines = [line for line in block[1].splitlines() if line.startswith("|")]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    return [dict(zip(cells[0], row, strict=True)) for row in cells[2:]]
+
+
+def test_every_figure_of_the_fidelity_table_is_the_benchmarks() -> None:
+    figures = json.loads((ROOT / "benchmarks" / "results" / "fidelity.json").read_text())["figures"]
+    rows = fidelity_rows()
+    assert {row["method"] for row in rows} >= {"linearise", "upi", "aura", "ceiling"}
+    for row in rows:
+        group = row["photographs by"].split(" ")[0]
+        for heading, (metric, spec) in COLUMNS.items():
+            quoted = row[heading]
+            if quoted != "-":
+                assert quoted == format(figures[f"{group}/{row['method']}/{metric}"]["value"], spec), (row, heading)
+
+
+def test_every_file_it_links_to_is_there() -> None:
+    links = [link for link in re.findall(r"\]\(([^)#]+)\)", README) if "://" not in link]
+    assert links
+    missing = [link for link in links if not (ROOT / link).exists()]
+    assert not missing
+
+
+@pytest.mark.parametrize("package", ["aura", "storage", "flows"])
+def test_the_map_names_files_that_exist(package: str) -> None:
+    row = next(line for line in README.splitlines() if line.startswith(f"| [{package}/]"))
+    for name in re.findall(r"`([a-z_]+/?)`", row):
+        path = ROOT / package / name
+        assert path.is_dir() or path.with_suffix(".py").is_file(), f"{package}/{name}"
