@@ -75,7 +75,7 @@ class TrainConfig(BaseModel):
     stages: tuple[Stage, ...] = (
         Stage(name="denoiser", steps=300, batch=8, size=128, learning_rate=2e-3),
         Stage(name="global", steps=9000, batch=24, size=96, learning_rate=3e-3),
-        Stage(name="joint", steps=8000, batch=6, size=160, learning_rate=6e-4),
+        Stage(name="joint", steps=10500, batch=6, size=160, learning_rate=6e-4),
     )
     seed: int = 0
     ema_decay: float = Field(default=0.998, ge=0, lt=1)
