@@ -10,18 +10,23 @@ from rich.table import Table
 from aura.training.evaluation import Evaluation, figures, group_sizes, method_names
 
 _SHOWN: Final = {
-    "psnr_aligned": ("PSNR aligned, dB", ".1f"),
-    "psnr": ("PSNR as is, dB", ".1f"),
-    "ssim_aligned": ("SSIM aligned", ".3f"),
-    "lpips_aligned": ("LPIPS aligned", ".3f"),
-    "ciede2000_aligned": ("CIEDE2000 aligned", ".1f"),
-    "way_to_ceiling": ("way to the ceiling", ".0%"),
+    "psnr_aligned": ("PSNR", ".1f"),
+    "psnr": ("as is", ".1f"),
+    "ssim_aligned": ("SSIM", ".3f"),
+    "lpips_aligned": ("LPIPS", ".3f"),
+    "ciede2000_aligned": ("dE00", ".1f"),
+    "way_to_ceiling": ("way", ".0%"),
 }
+
+_LEGEND: Final = (
+    'PSNR in dB, SSIM, LPIPS and dE00 (CIEDE2000) are aligned: after one gain per colour channel. "As is" is PSNR '
+    'without. "Way" is the share of the way from the better classical inverse to the ceiling.'
+)
 
 
 def as_table(evaluation: Evaluation) -> Table:
     """Lay the means out for a terminal: a block per group, a row per method."""
-    table = Table(title="Fidelity on real RAW files", caption=_left_out(evaluation) or None)
+    table = Table(title="Fidelity on real RAW files", caption=" ".join([_LEGEND, _left_out(evaluation)]))
     table.add_column("photographs by")
     table.add_column("method")
     for heading, _ in _SHOWN.values():
@@ -38,7 +43,7 @@ def as_markdown(evaluation: Evaluation) -> str:
     lines = ["| " + " | ".join(headings) + " |", "|---|---|" + "---:|" * len(_SHOWN)]
     for group, rows in _cells(evaluation).items():
         lines += ["| " + " | ".join([group, *row]) + " |" for row in rows]
-    notes = [note for note in (evaluation.protocol, _left_out(evaluation)) if note]
+    notes = [note for note in (_LEGEND, evaluation.protocol, _left_out(evaluation)) if note]
     return "\n".join(lines) + "\n\n" + "\n\n".join(notes) + "\n"
 
 
@@ -70,5 +75,9 @@ def _cells(evaluation: Evaluation) -> dict[str, list[list[str]]]:
 
 
 def _left_out(evaluation: Evaluation) -> str:
-    pairs = [f"{pair.name} by {pair.developer} ({pair.reason})" for pair in evaluation.left_out]
-    return f"Left out: {'; '.join(pairs)}." if pairs else ""
+    """Name the pairs that were left out, those with the same reason together."""
+    names: dict[tuple[str, str], list[str]] = {}
+    for pair in evaluation.left_out:
+        names.setdefault((pair.developer, pair.reason), []).append(pair.name)
+    groups = [f"{developer} of {', '.join(files)} ({reason})" for (developer, reason), files in names.items()]
+    return f"Left out: {'; '.join(groups)}." if groups else ""

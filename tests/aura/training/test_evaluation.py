@@ -178,7 +178,7 @@ def test_tables_show_every_method_and_what_was_left_out(evaluation: Evaluation) 
     for method in ("linearise", "upi", "half", CEILING):
         assert f"| {method} |" in markdown
     assert shown in markdown
-    assert "blobs.dng by in_camera" in markdown
+    assert "in_camera of blobs.dng (" in markdown
     content = json.loads(json.dumps(as_json(evaluation)))
     assert content["figures"]["libraw_fixed/upi/psnr_aligned"]["unit"] == "dB"
     assert content["rows"][0]["score"]["psnr"] == evaluation.rows[0].score.psnr
