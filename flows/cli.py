@@ -12,10 +12,11 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from aura.errors import AuraError, RecipeError
+from aura.errors import AuraError, InvalidInputError, RecipeError
 from flows.console import progress_bars, refuse, say, say_pairs, say_table
 
 REFUSED = 2
+DEFAULT_DATA = Path("../shared/data")
 
 
 commands = typer.Typer(
@@ -44,6 +45,9 @@ KeepServer = Annotated[bool, typer.Option("--keep-server", help="Leave a Prefect
 Device = Annotated[str, typer.Option(help="cpu, cuda, or auto for a GPU if there is one.")]
 Method = Annotated[
     Literal["aura", "upi", "linearise"], typer.Option(help="The inverse ISP; the last two are classical.")
+]
+Data = Annotated[
+    Path, typer.Option(envvar="AURA_DATA", help="Folder with the measuring and training data.", show_default=True)
 ]
 Weights = Annotated[Path | None, typer.Option(help="Weights (safetensors) instead of the released ones.")]
 
@@ -165,6 +169,53 @@ def reconstruct(
     )
     if failures:
         raise typer.Exit(1)
+
+
+@commands.command()
+def train(
+    out: Annotated[Path, typer.Option(help="Folder for checkpoint, weights, card and curves.")],
+    data: Data = DEFAULT_DATA,
+    config: Annotated[
+        Path | None, typer.Option(help="Configuration (YAML): stages, architecture and the rest; the default ships.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Everything that is drawn follows from it.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N.")] = None,
+) -> None:
+    """Train AURA's weights; run the same command again and it goes on exactly where it was stopped.
+
+    The data folder holds hdr/, raw/train and srgb/. The default schedule takes some hours on two cores.
+    """
+    from flows.training import train_weights
+
+    given = {"out": out, "data": data, "seed": seed, "device": device}
+    with _resumable():
+        train_weights(config, {name: value for name, value in given.items() if value is not None})
+
+
+@commands.command()
+def evaluate(
+    weights: Weights = None,
+    data: Data = DEFAULT_DATA,
+    developer: Annotated[
+        list[str] | None,
+        typer.Option(help="Who develops the RAW files: libraw_fixed, libraw_auto, in_camera, darktable, rawtherapee."),
+    ] = None,
+    crop: Annotated[int | None, typer.Option(help="Side of a centre crop in pixels; whole images if left out.")] = None,
+    cache: Annotated[Path, typer.Option(help="Folder for developed photographs.")] = Path("build/developed"),
+    results: Annotated[Path | None, typer.Option(help="Also write every pair to this JSON file.")] = None,
+) -> None:
+    """Set weights beside the classical inverses on real RAW files, and print the table.
+
+    Each file of DATA/raw/validation is developed to a photograph by every developer that is installed, and each
+    method takes that back to RAW.
+    """
+    from aura.training.development import DEVELOPERS
+    from flows.training import evaluate_weights
+
+    wanted = [name for name in DEVELOPERS if name in (developer or ())]
+    if unknown := sorted(set(developer or ()) - set(wanted)):
+        raise InvalidInputError(f"No developer is named {unknown[0]!r}; there are {', '.join(DEVELOPERS)}.")
+    evaluate_weights(weights, data / "raw" / "validation", wanted, crop, cache, results)
 
 
 @commands.command()
