@@ -1,0 +1,107 @@
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from flows.cli import app
+from tests.flows.conftest import write_photograph
+
+Aura = Callable[..., int]
+
+
+@pytest.fixture
+def aura(monkeypatch: pytest.MonkeyPatch) -> Aura:
+    """Runs the command line in this process; returns the exit code."""
+
+    def run_command(*arguments: str) -> int:
+        monkeypatch.setattr(sys, "argv", ["aura", *arguments])
+        with pytest.raises(SystemExit) as end:
+            app()
+        return int(end.value.code or 0)
+
+    return run_command
+
+
+@pytest.fixture
+def scenes(tmp_path: Path) -> Path:
+    """A folder of training data that holds three small photographs."""
+    folder = tmp_path / "data/srgb/kodak"
+    folder.mkdir(parents=True)
+    for number in range(3):
+        write_photograph(folder / f"{number}.png", 192, 192, number)
+    return tmp_path / "data"
+
+
+def test_weights_are_trained_used_and_not_trained_again(
+    aura: Aura, scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "config.yaml"
+    stage = {"name": "global", "steps": 2, "batch": 2, "size": 96, "learning_rate": 0.001}
+    config.write_text(yaml.safe_dump({"stages": [stage], "validation_pairs": 1, "loader_workers": 0}))
+    out = tmp_path / "runs/small"
+    order = ("train", "--out", str(out), "--data", str(scenes), "--config", str(config))
+    assert aura(*order) == 0
+    said = capsys.readouterr().out
+    weights = out / "aura.safetensors"
+    assert f"aura evaluate --weights {weights}" in said
+    assert "dB aligned on held-out scenes" in said
+    before = load_file(weights)
+    assert aura(*order) == 0
+    after = load_file(weights)
+    assert all(torch.equal(after[name], before[name]) for name in before)
+    assert aura(*order, "--seed", "1") == 2
+    assert "seed" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ("sead: 1\n", "sead"),
+        ("- 1\n", "holds a list"),
+        ("seed: [\n", "not YAML"),
+        (None, "Check the path"),
+    ],
+)
+def test_a_wrong_configuration_is_refused(
+    config: str | None, said: str, aura: Aura, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "config.yaml"
+    if config is not None:
+        path.write_text(config)
+    assert aura("train", "--out", str(tmp_path / "out"), "--config", str(path)) == 2
+    message = capsys.readouterr().err
+    assert said in message
+    assert message.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_weights_are_set_beside_the_classical_inverses(
+    aura: Aura, data_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = sorted((data_dir / "raw/validation").glob("*.CRW"))
+    if not files:
+        pytest.skip(f"needs a CRW file in {data_dir}/raw/validation")
+    folder = tmp_path / "raw/validation"
+    folder.mkdir(parents=True)
+    shutil.copy(files[0], folder)
+    results = tmp_path / "results.json"
+    options = ("--developer", "libraw_fixed", "--crop", "128", "--cache", str(tmp_path / "cache"))
+    assert aura("evaluate", "--data", str(tmp_path), *options, "--results", str(results)) == 0
+    said = capsys.readouterr().out
+    for method in ("linearise", "upi", "aura", "ceiling"):
+        assert method in said
+    assert "all/aura/psnr_aligned" in results.read_text()
+
+
+def test_evaluation_without_files_or_with_an_unknown_developer_is_refused(
+    aura: Aura, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert aura("evaluate", "--data", str(tmp_path)) == 2
+    assert "RAW files" in capsys.readouterr().err
+    assert aura("evaluate", "--data", str(tmp_path), "--developer", "lightroom") == 2
+    assert "darktable" in capsys.readouterr().err
