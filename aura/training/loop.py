@@ -174,7 +174,7 @@ def _card(config: TrainConfig, state: _State, judge: _Judge, score: float, weigh
 def _begin(config: TrainConfig) -> _State:
     torch.manual_seed(config.seed)
     model = Aura(config.architecture).to(config.device)
-    average = Aura(config.architecture).to(config.device)
+    average = Aura(config.architecture).to(config.device).eval()  # it is only ever judged, never trained itself
     average.load_state_dict(model.state_dict())
     return _State(model, average, _optimizer(model, config, config.stages[0]), stage=0, step=0, seconds=0.0)
 
@@ -385,7 +385,8 @@ def save_weights(model: Aura, path: Path) -> None:
     from safetensors.torch import save_file  # noqa: PLC0415  # only needed here; keeps the import of the loop light
 
     tensors = {name: value.contiguous() for name, value in model.state_dict().items()}
-    save_file(tensors, path, metadata={"format": "aura", "architecture": model.config.model_dump_json()})
+    # one entry only: safetensors writes several in any order, and equal weights shall be equal files
+    save_file(tensors, path, metadata={"architecture": model.config.model_dump_json()})
 
 
 def _save_checkpoint(state: _State, config: TrainConfig) -> None:
