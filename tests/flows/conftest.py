@@ -2,6 +2,7 @@
 
 import contextlib
 import sqlite3
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from flows.cli import app
 from flows.factory import FactoryResult, factory
 from flows.runner import build_runner, local_cluster, parse_cluster
 from flows.server import Server, data_folder, prefect_server
@@ -17,6 +19,7 @@ from storage.recipe import Recipe, load_recipe
 from tests.conftest import S3Server
 
 Run = Callable[..., FactoryResult]
+Aura = Callable[..., int]
 
 
 @pytest.fixture(scope="session")
@@ -68,6 +71,19 @@ def run(server: Server, cluster: str) -> Run:
         return flow(recipe=recipe, dataset=str(dataset), in_flight=in_flight)
 
     return run_flow
+
+
+@pytest.fixture
+def aura(monkeypatch: pytest.MonkeyPatch) -> Aura:
+    """Runs the command line in this process; returns the exit code."""
+
+    def run_command(*arguments: str) -> int:
+        monkeypatch.setattr(sys, "argv", ["aura", *arguments])
+        with pytest.raises(SystemExit) as end:
+            app()
+        return int(end.value.code or 0)
+
+    return run_command
 
 
 @pytest.fixture(scope="session")

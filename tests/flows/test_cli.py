@@ -4,7 +4,6 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,29 +11,14 @@ import psutil
 import pytest
 from PIL import Image
 
-from flows.cli import app
 from flows.demo import PHOTOGRAPHS, run_demo
 from flows.run import RunSettings
 from flows.server import Server
 from storage.versions import list_versions, read_version
 from tests.conftest import S3Server, wait_until
-from tests.flows.conftest import Run, small_recipe, write_photograph
+from tests.flows.conftest import Aura, Run, small_recipe, write_photograph
 
-Aura = Callable[..., int]
 SMALL = ("--canvas", "64", "--method", "linearise", "--shard-size", "1", "--set", "canvas.min_side=32")
-
-
-@pytest.fixture
-def aura(monkeypatch: pytest.MonkeyPatch) -> Aura:
-    """Runs the command line in this process; returns the exit code."""
-
-    def run_command(*arguments: str) -> int:
-        monkeypatch.setattr(sys, "argv", ["aura", *arguments])
-        with pytest.raises(SystemExit) as end:
-            app()
-        return int(end.value.code or 0)
-
-    return run_command
 
 
 @pytest.mark.parametrize(

@@ -1,28 +1,10 @@
 import shutil
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
 
-from flows.cli import app
-from tests.flows.conftest import write_photograph
-
-Aura = Callable[..., int]
-
-
-@pytest.fixture
-def aura(monkeypatch: pytest.MonkeyPatch) -> Aura:
-    """Runs the command line in this process; returns the exit code."""
-
-    def run_command(*arguments: str) -> int:
-        monkeypatch.setattr(sys, "argv", ["aura", *arguments])
-        with pytest.raises(SystemExit) as end:
-            app()
-        return int(end.value.code or 0)
-
-    return run_command
+from tests.flows.conftest import Aura, write_photograph
 
 
 @pytest.fixture
