@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from aura.errors import AuraError, InvalidInputError, RecipeError
-from flows.console import progress_bars, refuse, say, say_pairs, say_table
+from flows.console import command, progress_bars, refuse, say, say_pairs, say_table
 
 REFUSED = 2
 DEFAULT_DATA = Path("../shared/data")
@@ -251,7 +251,7 @@ def list_cameras() -> None:
         noise = "calibrated" if each.noise else "generic only"
         rows.append((each.name, title, each.cfa_pattern, str(each.bit_depth), iso, noise))
     say_table("Cameras", ("name", "camera", "CFA", "bits", "ISO", "noise"), rows)
-    say("aura cameras show NAME tells all about one. A YAML file of the same form makes any other camera.")
+    say(f"{command()} cameras show NAME tells all about one. A YAML file of the same form makes any other camera.")
 
 
 @cameras_app.command("show")

@@ -1,8 +1,10 @@
 """What the command line prints: sentences, progress bars with a time of arrival, and figures in tables."""
 
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 from rich import box
 from rich.console import Console
@@ -37,6 +39,14 @@ def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
             progress.update(bars[step], completed=done, total=total or None)
 
         yield listen
+
+
+def command() -> str:
+    """Return how a person calls this program from where they are: by name if the shell finds it, else by its path."""
+    if shutil.which("aura"):
+        return "aura"
+    path = Path(sys.executable).parent / "aura"
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
 def say(text: str) -> None:

@@ -3,7 +3,7 @@
 import os
 from dataclasses import dataclass
 
-from flows.console import progress_bars, say, say_pairs
+from flows.console import command, progress_bars, say, say_pairs
 from flows.factory import FactoryResult, check, factory, finished
 from flows.progress import listening
 from flows.runner import build_runner, parse_cluster, require_cluster
@@ -58,7 +58,7 @@ def run_factory(recipe: Recipe, dataset_url: str, settings: RunSettings) -> Fini
             result = flow(recipe=recipe, dataset=checked.dataset_url, in_flight=settings.in_flight)
         stopped = server.pid is not None and not settings.keep_server
     page = f"/runs/flow-run/{result.flow_run_id}"
-    ui = f"run 'aura server', then open http://127.0.0.1:4200{page}" if stopped else server.ui_url + page
+    ui = f"run '{command()} server', then open http://127.0.0.1:4200{page}" if stopped else server.ui_url + page
     return FinishedRun(result, ui)
 
 
@@ -82,7 +82,7 @@ def tell(run: FinishedRun) -> None:
         "sources": f"{result.sources}, {rejected} rejected" + (f": {reasons}" if reasons else ""),
         "quality": f"cycle PSNR {matched:.2f} dB tone matched, {as_is:.2f} dB as is" if matched and as_is else "-",
         "report": report,
-        "runs": run.ui or "run 'aura server', then open http://127.0.0.1:4200/runs",
-        "next": f"aura inspect {result.dataset_url} --picture sheet.png",
+        "runs": run.ui or f"run '{command()} server', then open http://127.0.0.1:4200/runs",
+        "next": f"{command()} inspect {result.dataset_url} --picture sheet.png",
     }
     say_pairs(pairs)

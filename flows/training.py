@@ -17,7 +17,7 @@ from aura.training.evaluation import Evaluation, EvaluationRow, Method, canonica
 from aura.training.fidelity_table import as_json, as_table
 from aura.training.raw_files import list_raw_files
 from aura.unprocess import linearise, upi
-from flows.console import err, out, say, say_pairs
+from flows.console import command, err, out, say, say_pairs
 
 
 def train_weights(path: Path | None, changes: Mapping[str, Any]) -> None:
@@ -49,7 +49,7 @@ def train_weights(path: Path | None, changes: Mapping[str, Any]) -> None:
             "weights": str(result.weights),
             "card": str(config.out / "aura.json"),
             "curves": str(result.curves),
-            "next": f"aura evaluate --weights {result.weights}",
+            "next": f"{command()} evaluate --weights {result.weights}",
         }
     )
 

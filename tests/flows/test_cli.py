@@ -122,7 +122,7 @@ def test_synthesize_inspect_and_synthesize_again(
     options = ("--canvas", "64x96", "--method", "linearise", "--set", "canvas.min_side=32", "--max-rejects", "0.2")
     assert aura(*order, *options) == 0
     said = capsys.readouterr().out
-    for part in (f"{dataset} (version 1,", "reports/000001.html", "damaged 1", "/runs/flow-run/", "aura inspect"):
+    for part in (f"{dataset} (version 1,", "reports/000001.html", "damaged 1", "/runs/flow-run/", "aura inspect "):
         assert part in said
     sheet = tmp_path / "sheets/sheet.png"
     assert aura("inspect", str(dataset), "--version", "1", "--picture", str(sheet)) == 0
