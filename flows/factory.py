@@ -197,7 +197,8 @@ def ingest_corpus(checked: Checked) -> pa.Table:
     recipe = checked.recipe
     index = read_index(checked.dataset_url, recipe)
     if index is None:
-        index = ingest(recipe.corpus, recipe.limits, lambda done: report_progress("ingest", done, 0))
+        url = checked.dataset_url
+        index = ingest(recipe.corpus, recipe.limits, lambda done: report_progress("ingest", done, 0), resume_in=url)
         report_progress("ingest", index.num_rows, index.num_rows)
         write_index(checked.dataset_url, index, recipe)
     refused = index.num_rows - index["reject_reason"].null_count

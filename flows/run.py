@@ -69,7 +69,10 @@ def tell(run: FinishedRun) -> None:
     reasons = ", ".join(f"{reason} {count}" for reason, count in result.rejected_sources.items())
     matched, as_is = result.quality.get("cycle_psnr_matched_db"), result.quality.get("cycle_psnr_db")
     if run.ui is None:
-        say("Found finished: every planned sample is made and published; nothing was left to do.")
+        say(
+            "Found finished: every sample of the corpus, as it was when it was listed, is made and published; "
+            "nothing was left to do."
+        )
     else:
         rate = result.pixels / 1e6 / result.seconds if result.seconds else 0.0
         say(

@@ -107,7 +107,7 @@ def local_cluster(workers: int, threads: int) -> Iterator[distributed.LocalClust
     logging.getLogger("distributed").setLevel(logging.WARNING)  # Prefect's handlers would repeat all its chatter
     environment = worker_environment(threads)
     with (
-        _environment_restored([*environment, "PYTHONHASHSEED"]),
+        _environment_without([*environment, "PYTHONHASHSEED"]),
         dask.config.set({"distributed.nanny.pre-spawn-environ": environment}),
         distributed.LocalCluster(  # type: ignore[no-untyped-call]  # the library ships no types
             n_workers=workers,
@@ -162,9 +162,9 @@ def _default_workers() -> int:
 
 
 @contextlib.contextmanager
-def _environment_restored(names: Iterable[str]) -> Iterator[None]:
-    """Undo what Dask's nanny writes into the environment of the process that starts it."""
-    before = {name: os.environ.get(name) for name in names}
+def _environment_without(names: Iterable[str]) -> Iterator[None]:
+    """Take names out of the environment, where Dask prefers them to its settings, and in the end undo what it wrote."""
+    before = {name: os.environ.pop(name, None) for name in names}
     try:
         yield
     finally:
