@@ -1,13 +1,12 @@
 """Running the factory from the command line: checks first, then a Prefect server, a Dask cluster, and the flow."""
 
-import os
 from dataclasses import dataclass
 
 from flows.console import command, progress_bars, say, say_pairs
 from flows.factory import FactoryResult, check, factory, finished
 from flows.progress import listening
 from flows.runner import build_runner, parse_cluster, require_cluster
-from flows.server import prefect_server
+from flows.server import configured_api_url, prefect_server
 from storage.recipe import Recipe
 
 
@@ -50,7 +49,8 @@ def run_factory(recipe: Recipe, dataset_url: str, settings: RunSettings) -> Fini
     if done := finished(checked):
         return FinishedRun(done, None)
     require_cluster(cluster)
-    say("Starting ..." if "PREFECT_API_URL" in os.environ else "Starting a local Prefect server ...")
+    if configured_api_url() is None:
+        say("Starting a local Prefect server ...")
     with prefect_server(keep=settings.keep_server) as server:
         say(f"Watch the run in the Prefect UI: {server.ui_url}")
         with progress_bars() as listener, listening(listener):
