@@ -186,7 +186,8 @@ def _cut(image: NDArray[np.uint8], window: Window) -> NDArray[np.uint8]:
 
 def _to_tensor(image: NDArray[np.uint8], device: torch.device) -> Tensor:
     """``(H, W, 3)`` uint8 -> ``(1, 3, H, W)`` float32 in [0, 1]; the channels-last layout comes for free."""
-    return torch.from_numpy(np.ascontiguousarray(image)).to(device).permute(2, 0, 1)[None].float() / 255.0
+    pixels = np.require(image, requirements=["C", "W"])  # torch takes writable arrays only; copies only where needed
+    return torch.from_numpy(pixels).to(device).permute(2, 0, 1)[None].float() / 255.0
 
 
 def _run(model: Aura, image: NDArray[np.uint8], window: Window, context: Context, device: torch.device) -> Tensor:
