@@ -52,7 +52,7 @@ class Stage(BaseModel):
     name: StageName
     steps: int = Field(ge=1)
     batch: int = Field(ge=1)
-    size: int = Field(ge=64, multiple_of=16)
+    size: int = Field(ge=96, multiple_of=16)
     learning_rate: float = Field(gt=0)
 
 

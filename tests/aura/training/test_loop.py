@@ -18,9 +18,9 @@ from aura.training.pairs import PairStream, draw_pairs
 from aura.training.scenes import draw_view, load_scenes
 
 STAGES = (
-    Stage(name="denoiser", steps=4, batch=2, size=64, learning_rate=1e-3),
-    Stage(name="global", steps=6, batch=2, size=64, learning_rate=2e-3),
-    Stage(name="joint", steps=4, batch=2, size=64, learning_rate=1e-3),
+    Stage(name="denoiser", steps=4, batch=2, size=96, learning_rate=1e-3),
+    Stage(name="global", steps=6, batch=2, size=96, learning_rate=2e-3),
+    Stage(name="joint", steps=4, batch=2, size=96, learning_rate=1e-3),
 )
 
 
@@ -84,7 +84,7 @@ def test_a_checkpoint_of_another_run_is_refused_by_name(scenes_folder: Path, tmp
 
 
 def test_the_denoiser_learns_to_see_noise(scenes_folder: Path, tmp_path: Path) -> None:
-    stage = Stage(name="denoiser", steps=60, batch=4, size=64, learning_rate=3e-3)
+    stage = Stage(name="denoiser", steps=50, batch=4, size=96, learning_rate=3e-3)
     train(config(scenes_folder, tmp_path, (stage,)))
     losses = [json.loads(line)["loss"] for line in (tmp_path / "curves.jsonl").open()]
     assert np.mean(losses[-10:]) < 0.5 * np.mean(losses[:5])
