@@ -308,25 +308,24 @@ def server(
             say("Stopped.")
 
 
-class _Stopped(KeyboardInterrupt):
-    """A signal other than ctrl-C asked the process to end; it ends in the same orderly way."""
-
-
 @contextlib.contextmanager
 def _resumable() -> Iterator[None]:
     """End in order on ctrl-C, a termination or a closed terminal, and say that nothing is lost."""
-    received = [signal.SIGINT]
+    received: list[int] = []
 
     def stop(number: int, _frame: FrameType | None) -> None:
-        received.append(signal.Signals(number))
-        raise _Stopped
+        received.append(number)
+        raise KeyboardInterrupt
 
-    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGHUP)}
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     try:
         yield
-    except KeyboardInterrupt:
+    except BaseException:
+        # what comes out may be another error: some libraries wrap an interrupt that reaches them inside a call
+        if not received:
+            raise
         refuse("Stopped. What was finished is kept: run the same command again to go on.")
-        raise typer.Exit(128 + received[-1]) from None
+        raise typer.Exit(128 + received[0]) from None
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
