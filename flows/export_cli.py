@@ -1,5 +1,5 @@
 """``aura export``: a dataset's samples as files that other programs open."""
-# ruff: noqa: PLC0415 -- imports of a command happen when it runs, so that help is there at once
+
 
 import typer
 
