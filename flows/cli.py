@@ -67,7 +67,10 @@ def synthesize(
         list[str] | None, typer.Option(help="Camera name or profile file; repeat it to draw among several.")
     ] = None,
     iso: Annotated[str | None, typer.Option(help="ISO, or a range such as 100-6400 to draw from.")] = None,
-    noise: Annotated[Literal["stored", "none"] | None, typer.Option(help="Add noise to the RAW, or none.")] = None,
+    noise: Annotated[
+        Literal["stored", "on_read", "none"] | None,
+        typer.Option(help="Add noise to the RAW, leave it to the reader (fresh in every epoch), or none."),
+    ] = None,
     noise_model: Annotated[
         Literal["calibrated", "generic"] | None, typer.Option(help="The camera's own noise, or one for any camera.")
     ] = None,

@@ -8,7 +8,7 @@ import hashlib
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import chain, groupby
 from pathlib import Path
@@ -178,7 +178,7 @@ def _make_sample(row: PlanRow, piece: Photograph, canonical: Tensor, dataset: Da
     capture = draw_capture(
         profile, row["iso"], row["seed"], noise_model=model, illuminant_kelvin=recipe.illuminant_kelvin
     )
-    raw = simulate(canonical, capture)
+    raw = simulate(canonical, replace(capture, noise=None) if recipe.noise == "on_read" else capture)
     levels = profile.levels_at(row["iso"])
     normalised = normalise_raw(raw, levels.black_level, levels.white_level)
     source = torch.from_numpy(piece).permute(2, 0, 1)

@@ -122,8 +122,9 @@ class Dataset:
         return self._open_array("srgb") if self.recipe.keep_srgb else None
 
     def _open_array(self, name: str) -> zarr.Array[Any]:
-        group = zarr.open_group(self.location.zarr_store(), mode="r", zarr_format=3)
-        array = group[name]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ZarrUserWarning)  # pcodec is outside the Zarr specification, as documented
+            array = zarr.open_group(self.location.zarr_store(), mode="r", zarr_format=3)[name]
         if not isinstance(array, zarr.Array):
             raise IntegrityError(f"{self.location.url}/{name} is not an array. Restore the dataset's zarr.json.")
         return array
