@@ -130,15 +130,15 @@ class Recipe(_Part):
         cameras: profile names (or YAML files) of which one is drawn for each sample.
         iso: one value, or a range from which each sample's is drawn, evenly in stops.
         illuminant_kelvin: None for D65, or a range of colour temperatures to draw the scene light from.
-        noise: ``stored`` adds noise to the RAW; ``on_read`` stores clean RAW and the noise parameters drawn for it, so that
-            a reader adds fresh noise in every epoch; ``none`` leaves it clean.
+        noise: ``stored`` adds noise to the RAW; ``on_read`` stores clean RAW and the noise parameters drawn for it, so
+            that a reader adds fresh noise in every epoch; ``none`` leaves it clean.
         noise_model: ``calibrated`` needs the camera's own calibration, ``generic`` always works.
         method: which inverse makes canonical linear from sRGB.
         weights: weights file of the method; None takes the released ones.
         shard_size: samples in one storage object and one task.
-        codec: how the RAW is compressed, always without loss: ``pcodec`` takes the least room and needs the pcodec package
-            to read (zarr-python, xarray and Rust's zarrs have it); ``zstd`` and ``lz4`` (Blosc) are read by every Zarr v3
-            library, tensorstore and zarr.js included, and faster, for a tenth more room.
+        codec: how the RAW is compressed, always without loss: ``pcodec`` takes the least room and is read by
+            zarr-python, xarray and Rust's zarrs; ``zstd`` and ``lz4`` (Blosc) take a tenth more, decode faster, and are
+            read by every Zarr v3 library, tensorstore and zarr.js included.
         keep_srgb: whether the source pixels are stored beside the RAW.
         seed: everything drawn follows from it.
         limits: which source images are refused.
@@ -157,7 +157,7 @@ class Recipe(_Part):
     weights: str | None = None
     shard_size: Annotated[int, Field(ge=1, le=65536)] = 64
     # 24 synthesized 14-bit frames, 512x512, ISO 123-4596, bits per pixel and decoded MB/s a core: pcodec 10.14, 550;
-    # blosc zstd-9 10.71, 880; zstd-3 11.13, 1180; lz4 11.65, 1660; lossless-JPEG DNG 10.17. `make bench-reader` has more
+    # blosc zstd-9 10.71, 880; zstd-3 11.13, 1180; lz4 11.65, 1660; lossless-JPEG DNG 10.17. See `make bench-reader`
     codec: Codec = "pcodec"
     keep_srgb: bool = True
     seed: Annotated[NonNegativeInt, Field(lt=2**63)] = 0
