@@ -28,6 +28,7 @@ from aura.sensor.catalog import load_profile
 from aura.sensor.profile import SensorProfile
 from aura.sensor.simulate import draw_capture
 from flows.artifacts import ProgressArtifact, leave_contact_sheet, leave_quality, leave_summary
+from flows.interruption import held_back
 from flows.pictures import choose_rows, triptychs
 from flows.progress import report as report_progress
 from flows.quality import Quality, index_of, measure_quality, require_gates
@@ -323,8 +324,9 @@ def _synthesize(dataset: Dataset, weights: str | None, in_flight: int | None) ->
             continue
         reports.append(outcome)
         done = total - len(missing) + len(reports)
-        bar.move(done)
-        report_progress("synthesize", done, total)
+        with held_back():
+            bar.move(done)
+            report_progress("synthesize", done, total)
     _raise_failures(failures, len(missing) - len(reports))
     return reports
 
@@ -340,7 +342,8 @@ def _outcomes(
     finished_futures: SimpleQueue[PrefectFuture[ShardReport]] = SimpleQueue()
 
     def submit(shard: int) -> None:
-        make_shard.submit(dataset_url, shard, weights).add_done_callback(finished_futures.put)
+        with held_back():
+            make_shard.submit(dataset_url, shard, weights).add_done_callback(finished_futures.put)
 
     for shard in itertools.islice(waiting, limit):
         submit(shard)

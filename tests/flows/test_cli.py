@@ -228,7 +228,6 @@ def test_cameras_are_listed_and_shown(aura: Aura, tmp_path: Path, capsys: pytest
     assert "nikon-d850" in capsys.readouterr().err
 
 
-@pytest.mark.xfail(strict=False, reason="exit code is 1 when a library wraps the interrupt; nothing is lost")
 @pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
 def test_a_run_that_is_stopped_leaves_nothing_running_and_can_go_on(
     ending: signal.Signals, aura: Aura, cluster: str, home: Path, server: Server, tmp_path: Path
