@@ -53,6 +53,14 @@ class DatasetConflictError(AuraError, FileExistsError):
     """The dataset was made by another recipe, or somebody else is writing it."""
 
 
+class LeaseHeldError(DatasetConflictError):
+    """Another run is writing the dataset."""
+
+
+class LeaseLostError(DatasetConflictError):
+    """Another run has taken the dataset over; this one may not write any more."""
+
+
 class IntegrityError(AuraError, ValueError):
     """Stored bytes differ from their digest, or a table contradicts another."""
 

@@ -16,6 +16,7 @@ from aura.errors import AuraError, InvalidInputError, RecipeError
 from flows.cameras_cli import cameras_app
 from flows.console import progress_bars, refuse, say, say_pairs
 from flows.export_cli import export_app
+from flows.store_cli import add_store_commands
 
 REFUSED = 2
 DEFAULT_DATA = Path("../shared/data")
@@ -34,6 +35,7 @@ commands = typer.Typer(
 )
 commands.add_typer(cameras_app, name="cameras")
 commands.add_typer(export_app, name="export")
+add_store_commands(commands)
 
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show the log of Prefect and Dask.")]
 Cluster = Annotated[
@@ -97,9 +99,17 @@ def synthesize(
         int | None, typer.Option(min=1, help="Shards submitted at once; two per worker if left out.")
     ] = None,
     keep_server: KeepServer = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait while another run writes the dataset.")] = False,
+    retry_rejects: Annotated[
+        bool, typer.Option("--retry-rejects", help="Try again what could not be used, and nothing else.")
+    ] = False,
+    tag: Annotated[str | None, typer.Option(help="A name for the version that is published.")] = None,
     verbose: Verbose = False,
 ) -> None:
-    """Make a RAW dataset of a corpus of photographs, or finish one that was begun.
+    """Make a RAW dataset of a corpus of photographs, finish one that was begun, or add what is new in the corpus.
+
+    Over a finished dataset it lists the corpus again: photographs that are new become new shards, those that are gone
+    are left out, and the next version is published. Older versions stay as they are.
 
     Bad files become rows in the dataset's rejects, with the reason. The run is seen in the Prefect UI: the configured
     server's (PREFECT_API_URL or the active profile), or a local one that lives as long as the run.
@@ -131,7 +141,8 @@ def synthesize(
     from flows.run import RunSettings, run_factory, tell
 
     with _resumable():
-        run = run_factory(wanted, dataset, RunSettings(cluster, in_flight, keep_server))
+        settings = RunSettings(cluster, in_flight, keep_server, wait, retry_rejects, tag)
+        run = run_factory(wanted, dataset, settings)
     tell(run)
 
 
@@ -226,7 +237,9 @@ def evaluate(
 @commands.command()
 def inspect(
     dataset: Annotated[str, typer.Argument(help="A dataset: folder or s3:// prefix, finished or not.")],
-    version: Annotated[int | None, typer.Option(help="A published version; what is committed if left out.")] = None,
+    version: Annotated[
+        str | None, typer.Option(help="A published version, by number or tag; what is committed if left out.")
+    ] = None,
     picture: Annotated[
         Path | None, typer.Option(help="Also write a contact sheet: source, RAW rendered, difference.")
     ] = None,

@@ -16,7 +16,13 @@ _PIPED_COLUMNS = 120  # a file or pipe has no width of its own, and 80 columns w
 out = Console(highlight=False, width=None if sys.stdout.isatty() else _PIPED_COLUMNS)
 err = Console(stderr=True, highlight=False)
 
-_TITLES = {"ingest": "Looking at the corpus", "synthesize": "Making shards", "reconstruct": "Reconstructing"}
+_TITLES = {
+    "ingest": "Looking at the corpus",
+    "synthesize": "Making shards",
+    "verify": "Checking",
+    "retry": "Trying rejects again",
+    "reconstruct": "Reconstructing",
+}
 
 
 @contextmanager

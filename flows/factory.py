@@ -1,13 +1,14 @@
 """The factory: corpus -> index -> plan -> shards -> quality -> version, as one Prefect flow.
 
 Killing it at any moment loses at most work. Run again, it goes on: a dataset that was planned is not planned again,
-and a committed shard is not made again.
+and a committed shard is not made again. Run again over a finished dataset, it lists the corpus, makes what is new in it
+and publishes the next version. A lease on the dataset keeps a second run out.
 """
 
 import itertools
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Annotated, Any, Final
@@ -31,17 +32,31 @@ from flows.artifacts import ProgressArtifact, leave_contact_sheet, leave_quality
 from flows.interruption import held_back
 from flows.pictures import choose_rows, triptychs
 from flows.progress import report as report_progress
-from flows.quality import Quality, index_of, measure_quality, require_gates
+from flows.quality import Quality, measure_quality, require_gates
 from flows.report import report_path, write_report
 from flows.runner import build_runner, configured_cluster, worker_count
 from flows.shard import ShardReport, synthesize_shard
 from storage.corpus import check_corpus
-from storage.dataset import Dataset, create_or_open, find_dataset
-from storage.index import ingest, read_index, write_index
+from storage.dataset import Dataset, complete_group, create_or_open, find_dataset, grow
+from storage.growth import (
+    REMOVED,
+    Listing,
+    current_index,
+    find_changes,
+    gone_sources,
+    listing_digest,
+    pending_listing,
+    plan_growth,
+    read_changes,
+    read_rejects,
+    write_listing,
+)
+from storage.index import index_digest, ingest, read_index, write_index
+from storage.lease import Lease, LeaseToken, hold
 from storage.location import locate
-from storage.plan import plan_samples, write_plan
+from storage.plan import PlanSummary, plan_samples, write_plan
 from storage.recipe import Gates, Recipe
-from storage.versions import list_versions, publish
+from storage.versions import Version, list_versions, publish, read_version
 
 _SHARDS_PER_WORKER: Final = 2  # one being made, one waiting: workers never idle, and a stop loses little
 _RETRIES: Final = 4
@@ -90,6 +105,7 @@ class FactoryResult:
         pixels: valid mosaic pixels that this run made.
         seconds: wall time of the run.
         flow_run_id: the run in Prefect; None if there was nothing to run.
+        changes: what a later listing of the corpus brought, in words; empty if there was none.
     """
 
     dataset_url: str
@@ -104,6 +120,7 @@ class FactoryResult:
     pixels: int = 0
     seconds: float = 0.0
     flow_run_id: str | None = None
+    changes: str = ""
 
 
 def check(recipe: Recipe, dataset_url: str) -> Checked:
@@ -127,21 +144,31 @@ def check(recipe: Recipe, dataset_url: str) -> Checked:
 
 
 def finished(checked: Checked) -> FactoryResult | None:
-    """Tell what an earlier run came to, if it left nothing to do; None otherwise.
+    """Tell what an earlier run came to, if it left nothing to do and the corpus is as it was; None otherwise.
 
     Raises:
         GateError: the dataset is whole, and the recipe's gates refuse it.
     """
     dataset = checked.dataset
-    if dataset is None or dataset.missing_shards():
+    if dataset is None or dataset.missing_shards() or pending_listing(dataset) is not None:
         return None
-    numbers = list_versions(dataset.location)
-    report = dataset.location.join(*report_path(max(numbers, default=0)).split("/"))
-    if not numbers or not report.exists():
+    number = max(list_versions(dataset.location), default=0)
+    report = dataset.location.join(*report_path(number).split("/"))
+    if not number or not report.exists() or not _holds_all(dataset, read_version(dataset.location, number)):
         return None
-    quality = measure_quality(dataset, index_of(dataset), dataset.committed_shards())
+    if find_changes(dataset):
+        return None
+    quality = measure_quality(dataset, current_index(dataset), dataset.committed_shards())
     require_gates(quality, checked.recipe.gates)
-    return _result(dataset, quality, (max(numbers), report.url), [])
+    return _result(dataset, quality, (number, report.url), [])
+
+
+def _holds_all(dataset: Dataset, version: Version) -> bool:
+    """Tell whether a version holds all that is made and in the corpus; what is new may have been duplicates only."""
+    if len(version.shards) != dataset.shard_count:
+        return False
+    as_published = replace(dataset, listings=version.listing)
+    return version.listing == dataset.listings or gone_sources(as_published) == gone_sources(dataset)
 
 
 def _flow_run_name() -> str:
@@ -168,28 +195,56 @@ def _worth_retrying(_task: Task[..., Any], _run: Any, state: State[Any]) -> bool
     description="Make a RAW dataset of a corpus of photographs: ingest, plan, synthesize, evaluate, publish.",
 )
 def factory(
-    recipe: Recipe, dataset: Annotated[str, AfterValidator(_url)], in_flight: int | None = None
+    recipe: Recipe,
+    dataset: Annotated[str, AfterValidator(_url)],
+    in_flight: int | None = None,
+    wait: bool = False,
+    retry_rejects: bool = False,
+    tag: str | None = None,
 ) -> FactoryResult:
-    """Make a dataset, or finish one that was begun.
+    """Make a dataset, finish one that was begun, or add what is new in its corpus.
 
     Args:
         recipe: what to make.
         dataset: where to put it: a path or a URL. Credentials come from the environment, never from here.
         in_flight: shards submitted at once; None for two per worker.
+        wait: wait until another run on the dataset has ended, instead of being refused.
+        retry_rejects: try again what could not be used, and nothing else.
+        tag: a name for the version.
 
     Raises:
         AuraError: refused before any work, or refused by the storage, or a gate failed; the message says which.
     """
     started = time.perf_counter()
     checked = check(recipe, dataset)
-    made = checked.dataset or plan_dataset(checked, ingest_corpus(checked))
-    reports = _synthesize(made, recipe.weights, in_flight)
-    index = index_of(made)
-    quality = evaluate(made, index, recipe.gates)
-    published = publish_dataset(made, quality, index)
-    result = _result(made, quality, published, reports, time.perf_counter() - started)
+    waiting = get_run_logger().info
+    with hold(checked.dataset_url, wait=wait, on_wait=lambda holder: waiting("Waiting for %s", holder)) as lease:
+        made, changes = _prepare(checked, lease, retry_rejects=retry_rejects)
+        reports = _synthesize(made, lease, recipe.weights, in_flight)
+        index = current_index(made)
+        quality = evaluate(made, index, recipe.gates)
+        lease.require()
+        published = publish_dataset(made, quality, index, tag)
+    result = _result(made, quality, published, reports, time.perf_counter() - started, changes)
     _summarise(result)
     return result
+
+
+def _prepare(checked: Checked, lease: Lease, *, retry_rejects: bool) -> tuple[Dataset, str]:
+    """Plan the dataset, or find it planned, or plan what is new; what is new is also said in words."""
+    # looked for again: another run may have ended while this one waited
+    dataset = find_dataset(checked.dataset_url, checked.recipe, checked.model_digest)
+    if dataset is None:
+        return plan_dataset(checked, ingest_corpus(checked), lease), ""
+    lease.require()
+    complete_group(dataset)
+    if not dataset.missing_shards():
+        return grow_dataset(checked, dataset, lease, retry_rejects)
+    if retry_rejects:
+        raise InvalidInputError(
+            f"{dataset.location.url} is not finished yet; run without --retry-rejects first, then with it."
+        )
+    return dataset, ""
 
 
 @task(name="ingest", cache_policy=NO_CACHE, persist_result=False)
@@ -208,13 +263,42 @@ def ingest_corpus(checked: Checked) -> pa.Table:
 
 
 @task(name="plan", cache_policy=NO_CACHE, persist_result=False)
-def plan_dataset(checked: Checked, index: pa.Table) -> Dataset:
+def plan_dataset(checked: Checked, index: pa.Table, lease: Lease) -> Dataset:
     """Plan every sample and, when the plan is whole, make the dataset's group: from here on a run can go on."""
     plan = plan_samples(index, checked.recipe, checked.model_digest)
+    lease.require()
     summary = write_plan(checked.dataset_url, _with_profile_names(plan, checked.profiles))
     get_run_logger().info("%d samples in %d shards planned", summary.samples, summary.shards)
     profiles = list(checked.profiles.values())
-    return create_or_open(checked.dataset_url, checked.recipe, checked.model_digest, profiles, summary.samples)
+    objects = index_digest(checked.dataset_url) | dict(summary.objects)
+    lease.require()
+    return create_or_open(checked.dataset_url, checked.recipe, checked.model_digest, profiles, summary.samples, objects)
+
+
+@task(name="grow", cache_policy=NO_CACHE, persist_result=False)
+def grow_dataset(checked: Checked, dataset: Dataset, lease: Lease, retry_rejects: bool) -> tuple[Dataset, str]:
+    """List the corpus again, or try its rejects again, and plan what is new; gives the dataset and what changed."""
+    listing = pending_listing(dataset)
+    if listing is None and retry_rejects:
+        listing = read_rejects(dataset, lambda done, total: report_progress("retry", done, total))
+    elif listing is None and (changes := find_changes(dataset)):
+        total = len(changes.fresh)
+        listing = read_changes(dataset, changes, lambda done: report_progress("ingest", done, total))
+    if listing is None or not listing.rows.num_rows:
+        said = "no reject can be used now" if retry_rejects else "nothing is new in the corpus"
+        get_run_logger().info("%s", said.capitalize())
+        return dataset, said
+    lease.require()
+    write_listing(dataset, listing)
+    plan = _with_profile_names(plan_growth(dataset, listing), checked.profiles)
+    lease.require()
+    summary = write_plan(dataset.location, plan)
+    lease.require()
+    objects = listing_digest(dataset, dataset.listings + 1) | dict(summary.objects)
+    grown = grow(dataset, summary.samples, objects)
+    said = _changes_in_words(listing, summary)
+    get_run_logger().info("%s", said)
+    return grown, said
 
 
 @task(
@@ -227,9 +311,9 @@ def plan_dataset(checked: Checked, index: pa.Table) -> Dataset:
     retry_jitter_factor=0.5,
     retry_condition_fn=_worth_retrying,
 )
-def make_shard(dataset_url: str, shard: int, weights: str | None) -> ShardReport:
+def make_shard(dataset_url: str, shard: int, weights: str | None, lease: LeaseToken | None = None) -> ShardReport:
     """Make and commit one shard on a worker."""
-    made = synthesize_shard(dataset_url, shard, weights)
+    made = synthesize_shard(dataset_url, shard, weights, lease)
     if made.skipped:
         get_run_logger().info("Shard %d was committed already", shard)
     else:
@@ -253,9 +337,9 @@ def evaluate(dataset: Dataset, index: pa.Table, gates: Gates) -> Quality:
 
 
 @task(name="publish", cache_policy=NO_CACHE, persist_result=False)
-def publish_dataset(dataset: Dataset, quality: Quality, index: pa.Table) -> tuple[int, str]:
+def publish_dataset(dataset: Dataset, quality: Quality, index: pa.Table, tag: str | None) -> tuple[int, str]:
     """Publish a version unless the latest one holds the same, and write its report; number and report's place."""
-    number = publish(dataset)
+    number = publish(dataset, tag, gone_sources(dataset))
     get_run_logger().info("Version %d published", number)
     return number, write_report(dataset, number, quality, index, reading_example(dataset.location.url, number))
 
@@ -308,7 +392,19 @@ def _with_profile_names(plan: pa.Table, profiles: Mapping[str, SensorProfile]) -
     return plan.set_column(column, plan.schema.field("camera"), pa.array(names))
 
 
-def _synthesize(dataset: Dataset, weights: str | None, in_flight: int | None) -> list[ShardReport]:
+def _changes_in_words(listing: Listing, summary: PlanSummary) -> str:
+    reasons = listing.rows["reject_reason"].to_pylist()
+    gone, usable = reasons.count(REMOVED), reasons.count(None)
+    duplicates = reasons.count("duplicate")
+    counts = {"new": usable, "new but known by their bytes": duplicates, "removed": gone}
+    if listing.retry:
+        counts = {"usable now": usable}
+    counts["rejected"] = len(reasons) - gone - usable - duplicates
+    files = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+    return f"files of the corpus: {files}; {summary.samples} new samples"
+
+
+def _synthesize(dataset: Dataset, lease: Lease, weights: str | None, in_flight: int | None) -> list[ShardReport]:
     """Make every shard that is missing, a bounded number at a time. Without any, no cluster is started."""
     missing, total = dataset.missing_shards(), dataset.shard_count
     bar = ProgressArtifact.start(dataset.location.url, total, total - len(missing))
@@ -316,7 +412,9 @@ def _synthesize(dataset: Dataset, weights: str | None, in_flight: int | None) ->
     get_run_logger().info("%d of %d shards are to be made", len(missing), total)
     reports: list[ShardReport] = []
     failures: list[Exception] = []
-    for outcome in _outcomes(dataset.location.url, missing, weights, in_flight):
+    for outcome in _outcomes(dataset.location.url, missing, weights, in_flight, lease.token):
+        if lease.is_lost:
+            lease.require()
         if isinstance(outcome, Exception):
             failures.append(outcome)
             if isinstance(outcome, StorageError) or len(failures) == _FAILURES_BEFORE_STOP:
@@ -332,7 +430,7 @@ def _synthesize(dataset: Dataset, weights: str | None, in_flight: int | None) ->
 
 
 def _outcomes(
-    dataset_url: str, shards: list[int], weights: str | None, in_flight: int | None
+    dataset_url: str, shards: list[int], weights: str | None, in_flight: int | None, lease: LeaseToken
 ) -> Iterator[ShardReport | Exception]:
     """Submit shards, and give what became of each as soon as it is known."""
     if not shards:
@@ -343,7 +441,7 @@ def _outcomes(
 
     def submit(shard: int) -> None:
         with held_back():
-            make_shard.submit(dataset_url, shard, weights).add_done_callback(finished_futures.put)
+            make_shard.submit(dataset_url, shard, weights, lease).add_done_callback(finished_futures.put)
 
     for shard in itertools.islice(waiting, limit):
         submit(shard)
@@ -377,7 +475,12 @@ def _task_runner() -> TaskRunner[PrefectFuture[Any]]:
 
 
 def _result(
-    dataset: Dataset, quality: Quality, published: tuple[int, str], reports: list[ShardReport], seconds: float = 0.0
+    dataset: Dataset,
+    quality: Quality,
+    published: tuple[int, str],
+    reports: list[ShardReport],
+    seconds: float = 0.0,
+    changes: str = "",
 ) -> FactoryResult:
     made = [report for report in reports if not report.skipped]
     run_id = prefect.runtime.flow_run.id
@@ -394,6 +497,7 @@ def _result(
         pixels=sum(report.pixels for report in made),
         seconds=seconds,
         flow_run_id=str(run_id) if run_id else None,
+        changes=changes,
     )
 
 
@@ -411,5 +515,7 @@ def _summarise(result: FactoryResult) -> None:
         else "nothing was left to make",
         "Wall time": f"{result.seconds:.1f} s",
     }
+    if result.changes:
+        facts["Corpus"] = result.changes
     reading = reading_example(result.dataset_url, result.version)
     leave_summary(result.dataset_url, facts, result.rejected_sources, reading)

@@ -1,6 +1,8 @@
 """What lies in a dataset, finished or not, as a person wants to know it."""
 
 from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.compute as pc
@@ -8,30 +10,37 @@ from PIL import Image
 
 from aura.errors import EmptyCorpusError
 from flows.console import say, say_pairs, say_table
-from flows.quality import Quality, index_of, measure_quality, quality_row
+from flows.quality import Quality, measure_quality, quality_row
 from storage.dataset import Dataset, open_dataset
-from storage.versions import list_versions
+from storage.growth import current_index
+from storage.versions import list_tags, list_versions, read_version, resolve_version
 
 _PICTURED_SAMPLES = 8
 _PICTURE_SIDE_PX = 320
 
 
-def inspect_dataset(url: str, version: int | None, picture: Path | None) -> None:
+def inspect_dataset(url: str, version: str | None, picture: Path | None) -> None:
     """Print counts, versions, cameras, quality and rejects of a dataset, and picture some samples.
 
     Args:
         url: where it lies.
-        version: a published version; None for whatever is committed.
+        version: number or tag of a published version; None for whatever is committed.
         picture: file to write a contact sheet to.
 
     Raises:
         MissingFileError: there is no dataset, or no such version.
         EmptyCorpusError: a picture is wanted and no sample is committed.
     """
-    dataset = open_dataset(url, version)
-    shards = dataset.committed_shards()
-    quality = measure_quality(dataset, index_of(dataset), shards) if shards else None
-    _say_facts(dataset, version, shards, quality)
+    dataset = open_dataset(url)
+    number = None if version is None else resolve_version(url, version)
+    if number is None:
+        shards = dataset.committed_shards()
+    else:
+        published = read_version(url, number)
+        shards = [shard.shard for shard in published.shards]
+        dataset = replace(dataset, version=number, listings=published.listing)
+    quality = measure_quality(dataset, current_index(dataset), shards) if shards else None
+    _say_facts(dataset, number, shards, quality)
     if quality is None:
         say("Nothing is committed yet.")
     else:
@@ -42,15 +51,15 @@ def inspect_dataset(url: str, version: int | None, picture: Path | None) -> None
 
 def _say_facts(dataset: Dataset, version: int | None, shards: list[int], quality: Quality | None) -> None:
     recipe, canvas = dataset.recipe, dataset.recipe.canvas
-    numbers = list_versions(dataset.location)
+    numbers, tags = list_versions(dataset.location), list_tags(dataset.location)
     made = quality.samples.num_rows if quality else 0
     reading = f"version {version}" if version is not None else "what is committed"
     say(f"{dataset.location.url} ({reading})")
     say_pairs(
         {
-            "samples": f"{made} made of {dataset.n_samples} planned",
+            "samples": f"{made} of {dataset.planned_samples} planned",
             "shards": f"{len(shards)} committed of {dataset.shard_count}, up to {recipe.shard_size} samples each",
-            "versions": ", ".join(map(str, numbers)) or "none published yet",
+            "versions": ", ".join(_version_name(number, tags) for number in numbers) or "none published yet",
             "canvas": f"{canvas.height} x {canvas.width}, {canvas.mode}",
             "stored": f"uint16 RAW, {recipe.codec}" + (", with its source pixels" if recipe.keep_srgb else ""),
             "corpus": recipe.corpus,
@@ -58,6 +67,11 @@ def _say_facts(dataset: Dataset, version: int | None, shards: list[int], quality
             "recipe": f"digest {recipe.digest[:12]}",
         }
     )
+
+
+def _version_name(number: int, tags: Mapping[str, int]) -> str:
+    names = [tag for tag, tagged in tags.items() if tagged == number]
+    return f"{number} ({', '.join(names)})" if names else str(number)
 
 
 def _say_quality(quality: Quality) -> None:

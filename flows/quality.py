@@ -1,5 +1,6 @@
 """How good a dataset is: the distributions of what was measured on its samples, and the recipe's gates on them."""
 
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -9,9 +10,9 @@ from typing import Final
 import numpy as np
 import pyarrow as pa
 
-from aura.errors import GateError, IntegrityError
+from aura.errors import GateError
 from storage.dataset import Dataset
-from storage.index import read_index
+from storage.growth import present_sources
 from storage.recipe import Gates
 
 _READERS: Final = 8
@@ -117,30 +118,20 @@ class Quality:
         return next((d.mean for d in self.distributions if d.measure.column == column), None)
 
 
-def index_of(dataset: Dataset) -> pa.Table:
-    """Read the index of the corpus that a dataset keeps.
-
-    Raises:
-        IntegrityError: it is not there.
-    """
-    index = read_index(dataset.location, dataset.recipe)
-    if index is None:
-        raise IntegrityError(f"{dataset.location.url} has lost its index.parquet. Restore that file from a copy.")
-    return index
-
-
 def measure_quality(dataset: Dataset, index: pa.Table, shards: Iterable[int]) -> Quality:
     """Gather what the tables of a dataset say; no sample is read.
 
     Args:
         dataset: the dataset.
-        index: its index of the corpus.
+        index: the corpus as it was listed last; samples of photographs that have left it do not count.
         shards: the committed shards that count.
     """
     numbers = list(shards)
     with ThreadPoolExecutor(_READERS) as pool:
         samples = pa.concat_tables(pool.map(dataset.samples, numbers)).sort_by("index")
         rejected = pa.concat_tables(pool.map(dataset.rejects, numbers)).sort_by("index")
+    if dataset.listings > 1:
+        samples, rejected = _of_now(dataset, index, samples, rejected)
     refused = [reason for reason in index["reject_reason"].to_pylist() if reason is not None]
     unusable = dict(zip(rejected["source_uri"].to_pylist(), rejected["reason"].to_pylist(), strict=True))
     return Quality(
@@ -150,6 +141,22 @@ def measure_quality(dataset: Dataset, index: pa.Table, shards: Iterable[int]) ->
         rejected_sources=dict(Counter([*refused, *unusable.values()]).most_common()),
         distributions=tuple(distributions_of(samples)),
     )
+
+
+def _of_now(dataset: Dataset, index: pa.Table, samples: pa.Table, rejected: pa.Table) -> tuple[pa.Table, pa.Table]:
+    """Leave out photographs that have left the corpus, and rejects that a later growth has tried again."""
+    starts = [start for start, _ in dataset.spans]
+    last_tried: dict[str, int] = {}
+    for table in (samples, rejected):
+        for place, digest in zip(table["index"].to_pylist(), table["source_sha256"].to_pylist(), strict=True):
+            last_tried[digest] = max(last_tried.get(digest, 0), bisect_right(starts, place))
+    present = present_sources(index)
+    in_use = [digest in present for digest in samples["source_sha256"].to_pylist()]
+    still = [
+        digest in present and bisect_right(starts, place) == last_tried[digest]
+        for place, digest in zip(rejected["index"].to_pylist(), rejected["source_sha256"].to_pylist(), strict=True)
+    ]
+    return samples.filter(pa.array(in_use, pa.bool_())), rejected.filter(pa.array(still, pa.bool_()))
 
 
 def distributions_of(samples: pa.Table) -> Iterable[Distribution]:

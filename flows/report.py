@@ -16,6 +16,7 @@ import yaml
 from flows.pictures import DIFFERENCE_GAIN, Triptych, caption, choose_rows, data_uri, triptychs
 from flows.quality import Distribution, Quality, figure, quality_row
 from storage.dataset import Dataset
+from storage.sealed import seal_page
 
 _BINS: Final = 32
 _PICTURED_SAMPLES: Final = 6
@@ -88,7 +89,7 @@ def write_report(dataset: Dataset, version: int, quality: Quality, index: pa.Tab
     chosen = choose_rows(quality.samples.to_pylist(), _PICTURED_SAMPLES)
     page = build_report(dataset, version, quality, index, triptychs(dataset, chosen), reading)
     location = dataset.location.join(*report_path(version).split("/"))
-    location.write(page.encode())
+    location.write(seal_page(page))
     return location.url
 
 

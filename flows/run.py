@@ -7,22 +7,30 @@ from flows.factory import FactoryResult, check, factory, finished
 from flows.progress import listening
 from flows.runner import build_runner, parse_cluster, require_cluster
 from flows.server import configured_api_url, prefect_server
+from storage.lease import live_holder, require_free
 from storage.recipe import Recipe
+from storage.versions import tag_version
 
 
 @dataclass(frozen=True)
 class RunSettings:
-    """How to run, which never changes what is made.
+    """How to run; none of it changes the bytes that are made.
 
     Attributes:
         cluster: ``local``, ``local:N`` or a scheduler's address.
         in_flight: shards submitted at once; None for two per worker.
         keep_server: leave a Prefect server that was started running.
+        wait: wait for another run on the dataset to end, instead of being refused.
+        retry_rejects: try again what could not be used, and nothing else.
+        tag: a name for the version that is published.
     """
 
     cluster: str
     in_flight: int | None = None
     keep_server: bool = False
+    wait: bool = False
+    retry_rejects: bool = False
+    tag: str | None = None
 
 
 @dataclass(frozen=True)
@@ -46,16 +54,29 @@ def run_factory(recipe: Recipe, dataset_url: str, settings: RunSettings) -> Fini
     """
     cluster = parse_cluster(settings.cluster)
     checked = check(recipe, dataset_url)
-    if done := finished(checked):
+    if not settings.retry_rejects and (done := finished(checked)):
+        if settings.tag:
+            tag_version(done.dataset_url, done.version, settings.tag)
         return FinishedRun(done, None)
     require_cluster(cluster)
+    if not settings.wait:
+        require_free(checked.dataset_url)
+    elif holder := live_holder(checked.dataset_url):
+        say(f"Waiting for another run: {holder.words()}.")
     if configured_api_url() is None:
         say("Starting a local Prefect server ...")
     with prefect_server(keep=settings.keep_server) as server:
         say(f"Watch the run in the Prefect UI: {server.ui_url}")
         with progress_bars() as listener, listening(listener):
             flow = factory.with_options(task_runner=build_runner(cluster))
-            result = flow(recipe=recipe, dataset=checked.dataset_url, in_flight=settings.in_flight)
+            result = flow(
+                recipe=recipe,
+                dataset=checked.dataset_url,
+                in_flight=settings.in_flight,
+                wait=settings.wait,
+                retry_rejects=settings.retry_rejects,
+                tag=settings.tag,
+            )
         stopped = server.pid is not None and not settings.keep_server
     page = f"/runs/flow-run/{result.flow_run_id}"
     ui = f"run '{command()} server', then open http://127.0.0.1:4200{page}" if stopped else server.ui_url + page
@@ -70,7 +91,7 @@ def tell(run: FinishedRun) -> None:
     matched, as_is = result.quality.get("cycle_psnr_matched_db"), result.quality.get("cycle_psnr_db")
     if run.ui is None:
         say(
-            "Found finished: every sample of the corpus, as it was when it was listed, is made and published; "
+            "Found finished: the corpus is as it was, and every sample of it is made and published; "
             "nothing was left to do."
         )
     else:
@@ -79,6 +100,8 @@ def tell(run: FinishedRun) -> None:
             f"Done in {result.seconds:.0f} s: {result.shards_made} shards made, {result.shards_found} found made, "
             f"{rate:.2f} megapixels of RAW a second."
         )
+        if result.changes:
+            say(f"{result.changes[0].upper()}{result.changes[1:]}.")
     report = result.report_url if "://" in result.report_url else f"file://{result.report_url}"
     pairs = {
         "dataset": f"{result.dataset_url} (version {result.version}, {result.samples} samples)",

@@ -28,6 +28,7 @@ from aura.sensor.profile import SensorProfile
 from aura.sensor.simulate import Capture, draw_capture, normalise_raw, simulate
 from storage.corpus import read_source
 from storage.dataset import Dataset, open_dataset
+from storage.lease import LeaseToken
 from storage.photograph import decode
 from storage.plan import place, read_shard_plan
 from storage.recipe import Recipe
@@ -74,34 +75,57 @@ class Sample:
     row: SampleRow
 
 
-def synthesize_shard(dataset_url: str, shard: int, weights: str | None = None) -> ShardReport:
+def synthesize_shard(
+    dataset_url: str, shard: int, weights: str | None = None, lease: LeaseToken | None = None
+) -> ShardReport:
     """Make one shard and commit it; do nothing if it is committed already.
 
     Args:
         dataset_url: a dataset that was created and planned.
         shard: its number.
         weights: where the weights lie now; None for the released ones. Their digest is what counts.
+        lease: of the run that this is done for; nothing is written once it is lost.
 
     Raises:
         IntegrityError: this worker has other weights than the dataset was begun with.
+        LeaseLostError: another run has taken over.
         StorageError: the storage refused; the shard stays uncommitted and may be made again.
     """
     started = time.perf_counter()
     dataset = open_dataset(dataset_url)
     if is_committed(dataset, shard):
         return ShardReport(shard, skipped=True)
+    data, rejects = make_samples(dataset, shard, weights)
+    write_shard(dataset, shard, data, rejects, permit=lease.require if lease else None)
+    pixels = sum(row.valid_height_px * row.valid_width_px for row in data.rows)
+    return ShardReport(shard, len(data.rows), len(rejects), pixels, time.perf_counter() - started)
+
+
+def make_samples(dataset: Dataset, shard: int, weights: str | None = None) -> tuple[ShardData, list[RejectRow]]:
+    """Make the samples of a shard, and keep them to itself.
+
+    Args:
+        dataset: a dataset that was created and planned.
+        shard: its number.
+        weights: where the weights lie now; None for the released ones.
+
+    Returns:
+        What is to be stored, and what could not be made.
+
+    Raises:
+        IntegrityError: this worker has other weights than the dataset was begun with.
+        StorageError: the storage refused to give a photograph.
+    """
     recipe = dataset.recipe
     inverse = reconstructor(recipe.method, weights, dataset.model_digest)
     samples: list[Sample] = []
     rejects: list[RejectRow] = []
-    for rows, photograph in _photographs(read_shard_plan(dataset_url, shard).to_pylist(), recipe):
+    for rows, photograph in _photographs(read_shard_plan(dataset.location, shard).to_pylist(), recipe):
         try:
             samples += _make_samples(rows, photograph.result(), dataset, inverse)
         except RejectedImageError as error:
             rejects += [_reject(row, error) for row in rows]
-    write_shard(dataset, shard, _stack(samples, dataset, shard), rejects)
-    pixels = sum(4 * sample.raw[0].size for sample in samples)
-    return ShardReport(shard, len(samples), len(rejects), pixels, time.perf_counter() - started)
+    return _stack(samples, dataset, shard), rejects
 
 
 def needs_lpips(sample_id: str, share: float) -> bool:

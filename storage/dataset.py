@@ -8,11 +8,15 @@ Layout (format ``aura-raw``, version 1)::
     samples/00000042.parquet    a row per sample of shard 42, written last: it is the commit
     rejects/00000042.parquet    what could not be made, and why
     index.parquet, plan/        how the corpus was read and cut
+    listings/000002.parquet     what was new or gone when the corpus was listed again
+    listings/000002.json        digests of everything that this listing wrote, and the metadata themselves
     versions/000001.json        immutable lists of shards with digests
+    tags/NAME.json              a name for a version
+    lease/                      who is writing now
 
-N is exactly the number of planned samples. The last shard may be partly empty; a grown corpus starts at the next whole
-shard, so no shard object is ever written with different content. A slot whose sample was rejected holds zeros and
-has no row in ``samples``.
+The last shard may be partly empty; a grown corpus starts at the next whole shard, so no shard object is ever written
+with different content. N is the end of the last planned sample. A slot whose sample was rejected, or that was never
+planned, holds zeros and has no row in ``samples``.
 """
 
 from __future__ import annotations
@@ -21,7 +25,7 @@ import json
 import os
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
@@ -40,6 +44,7 @@ from aura.errors import DatasetConflictError, IntegrityError, InvalidInputError,
 from storage.location import Location, locate
 from storage.plan import shard_name
 from storage.recipe import Codec, Recipe, differing_fields
+from storage.sealed import seal, unseal
 from storage.tables import read_table
 
 FORMAT: Final = "aura-raw"
@@ -47,7 +52,11 @@ FORMAT_VERSION: Final = 1
 RAW_DIMENSIONS: Final = ("sample", "plane", "y", "x")
 SRGB_DIMENSIONS: Final = ("sample", "channel", "row", "column")
 
-_OWN_NAMES: Final = {"index", "index.parquet", "plan", "zarr.json", "raw", "srgb", "samples", "rejects", "versions"}
+OWN_NAMES: Final = frozenset(
+    {"index", "index.parquet", "plan", "zarr.json", "raw", "srgb", "samples", "rejects", "listings", "versions", "tags",
+     "reports", "lease"}
+)  # fmt: skip
+"""What lies directly in a dataset."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,17 +67,29 @@ class Dataset:
         location: where it lies.
         recipe: what it is made by.
         model_digest: digest of the weights and method.
-        n_samples: planned samples, the length of the arrays.
+        spans: first planned sample and the one after the last, of the corpus and of each growth.
         profiles: the sensor profiles as JSON, by camera name.
         version: the published version this handle reads, or None for whatever is committed.
+        listings: how often the corpus was listed with something new in it.
     """
 
     location: Location
     recipe: Recipe
     model_digest: str
-    n_samples: int
+    spans: tuple[tuple[int, int], ...]
     profiles: Mapping[str, Mapping[str, Any]]
     version: int | None = None
+    listings: int = 1
+
+    @property
+    def n_samples(self) -> int:
+        """Length of the arrays; more than the planned samples where a growth began at a whole shard."""
+        return self.spans[-1][1]
+
+    @property
+    def planned_samples(self) -> int:
+        """Number of planned samples."""
+        return sum(stop - start for start, stop in self.spans)
 
     @property
     def shard_count(self) -> int:
@@ -76,7 +97,7 @@ class Dataset:
         return -(-self.n_samples // self.recipe.shard_size)
 
     def shard_bounds(self, shard: int) -> tuple[int, int]:
-        """Return the first sample of a shard and the one after its last.
+        """Return the first planned sample of a shard and the one after its last.
 
         Raises:
             InvalidInputError: the dataset has no such shard.
@@ -84,7 +105,8 @@ class Dataset:
         if not 0 <= shard < self.shard_count:
             raise InvalidInputError(f"Shard {shard} is outside the dataset's 0 to {self.shard_count - 1}.")
         start = shard * self.recipe.shard_size
-        return start, min(start + self.recipe.shard_size, self.n_samples)
+        end = next(stop for first, stop in self.spans if first <= start < stop)
+        return start, min(start + self.recipe.shard_size, end)
 
     def committed_shards(self) -> list[int]:
         """List the shards that readers may see, ascending: one listing, whatever the number of shards."""
@@ -148,7 +170,7 @@ def find_dataset(url: str | Location, recipe: Recipe, model_digest: str) -> Data
         dataset = open_dataset(location)
         _require_same(dataset, recipe, model_digest)
         return dataset
-    foreign = [name for name in location.names() if name not in _OWN_NAMES]
+    foreign = [name for name in location.names() if name not in OWN_NAMES]
     if foreign:
         raise DatasetConflictError(
             f"{location.url} is not a dataset and holds other files ({', '.join(foreign[:3])}"
@@ -158,7 +180,12 @@ def find_dataset(url: str | Location, recipe: Recipe, model_digest: str) -> Data
 
 
 def create_or_open(
-    url: str | Location, recipe: Recipe, model_digest: str, profiles: Sequence[BaseModel], n_samples: int
+    url: str | Location,
+    recipe: Recipe,
+    model_digest: str,
+    profiles: Sequence[BaseModel],
+    n_samples: int,
+    objects: Mapping[str, str] | None = None,
 ) -> Dataset:
     """Make the group and its empty arrays, or open them if the same recipe made them; the coordinator's job alone.
 
@@ -168,6 +195,7 @@ def create_or_open(
         model_digest: digest of the weights and method.
         profiles: the sensor profiles of the recipe's cameras; each has a ``name``.
         n_samples: planned samples.
+        objects: digests of the index and the plan, by name within the dataset.
 
     Raises:
         DatasetConflictError: another recipe or model made it (the message names the fields), or it has another number
@@ -176,20 +204,88 @@ def create_or_open(
     """
     location = locate(url)
     dataset = find_dataset(location, recipe, model_digest)
-    documents = _group_documents(recipe, model_digest, profiles, n_samples)
-    # the root holds the metadata of everything, so creating it is the one step that claims the place
-    if dataset is None and not location.join("zarr.json").create(documents.pop("zarr.json")):
-        dataset = find_dataset(location, recipe, model_digest)
-    dataset = dataset or open_dataset(location)
-    if dataset.n_samples != n_samples:
+    if dataset is None:
+        dumped = {profile["name"]: profile for profile in (each.model_dump(mode="json") for each in profiles)}
+        planned = Dataset(location, recipe, model_digest, ((0, n_samples),), dumped)
+        documents = group_documents(planned)
+        if not location.join("zarr.json").exists():
+            write_manifest(planned, documents, objects or {})
+        # the root holds the metadata of everything, so creating it is the one step that claims the place
+        location.join("zarr.json").create(documents["zarr.json"])
+        dataset = find_dataset(location, recipe, model_digest) or open_dataset(location)
+    if dataset.spans[0] != (0, n_samples):
         raise DatasetConflictError(
-            f"{location.url} was planned with {dataset.n_samples} samples and now there are {n_samples}: the corpus "
+            f"{location.url} was planned with {dataset.spans[0][1]} samples and now there are {n_samples}: the corpus "
             "has changed. Make a new dataset, or give back the corpus as it was."
         )
-    for name in ("raw/zarr.json", "srgb/zarr.json"):
-        if name in documents and not location.join(name).exists():
-            location.join(name).write(documents[name])
+    complete_group(dataset)
     return dataset
+
+
+def grow(dataset: Dataset, samples: int, objects: Mapping[str, str]) -> Dataset:
+    """Take another listing of the corpus in, and make room for its samples; the coordinator's job alone.
+
+    Nothing that is there changes but the metadata: the arrays become longer, from the next whole shard on.
+
+    Args:
+        dataset: as it is.
+        samples: planned samples to make room for; may be 0.
+        objects: digests of what the listing wrote, by name within the dataset.
+
+    Returns:
+        The grown dataset.
+
+    Raises:
+        StorageError: the storage refused; the dataset is as before.
+    """
+    start = dataset.shard_count * dataset.recipe.shard_size
+    spans = (*dataset.spans, (start, start + samples)) if samples else dataset.spans
+    grown = replace(dataset, spans=spans, listings=dataset.listings + 1)
+    documents = group_documents(grown)
+    write_manifest(grown, documents, objects)
+    grown.location.join("zarr.json").write(documents["zarr.json"])
+    complete_group(grown)
+    return grown
+
+
+def complete_group(dataset: Dataset) -> None:
+    """Write the arrays' own metadata where a coordinator was stopped before it did, or while it grew the dataset."""
+    for name, document in read_manifest(dataset.location, dataset.listings)["documents"].items():
+        place = dataset.location.join(name)
+        if name != "zarr.json" and (not place.exists() or place.read() != document.encode()):
+            place.write(document.encode())
+
+
+def write_manifest(dataset: Dataset, documents: Mapping[str, bytes], objects: Mapping[str, str]) -> None:
+    """Keep the digests of what a listing wrote, and a copy of the metadata, which are small and decide everything.
+
+    Args:
+        dataset: as the listing makes it.
+        documents: the metadata, by name.
+        objects: digests of other objects, by name.
+
+    Raises:
+        StorageError: the storage refused.
+    """
+    document = {
+        "format": FORMAT,
+        "listing": dataset.listings,
+        "objects": dict(objects),
+        "documents": {name: data.decode() for name, data in documents.items()},
+    }
+    dataset.location.join("listings", f"{dataset.listings:06d}.json").write(seal(document))
+
+
+def read_manifest(location: Location, listing: int) -> dict[str, Any]:
+    """Return what :func:`write_manifest` kept.
+
+    Raises:
+        MissingFileError: it is not there.
+        IntegrityError: it is damaged.
+        StorageError: the storage refused.
+    """
+    place = location.join("listings", f"{listing:06d}.json")
+    return unseal(place.read(), place.url)
 
 
 def open_dataset(url: str | os.PathLike[str] | Location, version: int | None = None) -> Dataset:
@@ -212,10 +308,17 @@ def open_dataset(url: str | os.PathLike[str] | Location, version: int | None = N
         raise MissingFileError(
             f"{location.url} holds no dataset (no zarr.json). Check the path, or make one with `aura synthesize`."
         ) from error
-    dataset = _parse_group(location, document, version)
+    dataset = parse_group(location, document, version)
     if version is not None and not location.join("versions", f"{version:06d}.json").exists():
         raise MissingFileError(f"{location.url} has no version {version}. List its versions and choose one.")
     return dataset
+
+
+def object_location(dataset: Location, name: str, shard: int) -> Location:
+    """Return where a shard's object lies: ``raw``, ``srgb``, ``samples`` or ``rejects``."""
+    if name in {"raw", "srgb"}:
+        return dataset.join(name, "c", str(shard), "0", "0", "0")
+    return dataset.join(name, shard_name(shard))
 
 
 def encode_shard(array: npt.NDArray[Any], shard_size: int, codec: Codec, dimensions: tuple[str, ...]) -> bytes:
@@ -273,17 +376,17 @@ def _pcodec() -> dict[str, Any]:
         return {"serializer": PCodec(level=8), "compressors": None}
 
 
-def _group_documents(
-    recipe: Recipe, model_digest: str, profiles: Sequence[BaseModel], n_samples: int
-) -> dict[str, bytes]:
+def group_documents(dataset: Dataset) -> dict[str, bytes]:
+    """Make the metadata of a dataset: the group's and each array's ``zarr.json``, by name."""
+    recipe = dataset.recipe
     store: dict[str, Buffer] = {}
     memory = MemoryStore(store)
     height, width = recipe.canvas.height, recipe.canvas.width
-    zarr.create_group(memory, zarr_format=3, attributes=_attributes(recipe, model_digest, profiles, n_samples))
+    zarr.create_group(memory, zarr_format=3, attributes=_attributes(dataset))
     _create_array(
         memory,
         "raw",
-        (n_samples, 4, height // 2, width // 2),
+        (dataset.n_samples, 4, height // 2, width // 2),
         "uint16",
         recipe.shard_size,
         recipe.codec,
@@ -291,31 +394,37 @@ def _group_documents(
     )
     if recipe.keep_srgb:
         srgb_codec: Codec = "zstd" if recipe.codec == "pcodec" else recipe.codec  # pcodec takes no 8-bit integers
-        _create_array(
-            memory, "srgb", (n_samples, 3, height, width), "uint8", recipe.shard_size, srgb_codec, SRGB_DIMENSIONS
-        )
+        shape = (dataset.n_samples, 3, height, width)
+        _create_array(memory, "srgb", shape, "uint8", recipe.shard_size, srgb_codec, SRGB_DIMENSIONS)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ZarrUserWarning)  # consolidated metadata is a widely read extension
         zarr.consolidate_metadata(memory, zarr_format=3)
     return {name: buffer.to_bytes() for name, buffer in store.items()}
 
 
-def _attributes(recipe: Recipe, model_digest: str, profiles: Sequence[BaseModel], n_samples: int) -> dict[str, Any]:
-    dumped = [profile.model_dump(mode="json") for profile in profiles]
+def _attributes(dataset: Dataset) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "version": FORMAT_VERSION,
-        "recipe": recipe.model_dump(mode="json"),
-        "recipe_digest": recipe.digest,
-        "model_digest": model_digest,
-        "sensor_profiles": {profile["name"]: profile for profile in dumped},
+        "recipe": dataset.recipe.model_dump(mode="json"),
+        "recipe_digest": dataset.recipe.digest,
+        "model_digest": dataset.model_digest,
+        "sensor_profiles": dict(dataset.profiles),
         "packed_order": list(PACKED_ORDER),
-        "canvas": recipe.canvas.model_dump(mode="json"),
-        "planned_samples": n_samples,
+        "canvas": dataset.recipe.canvas.model_dump(mode="json"),
+        "planned_samples": dataset.planned_samples,
+        "spans": [list(span) for span in dataset.spans],
+        "listings": dataset.listings,
     }
 
 
-def _parse_group(location: Location, document: bytes, version: int | None) -> Dataset:
+def parse_group(location: Location, document: bytes, version: int | None = None) -> Dataset:
+    """Read what a group's ``zarr.json`` says.
+
+    Raises:
+        DatasetConflictError: it is a Zarr group of another kind.
+        IntegrityError: it is damaged, or of another version of the format.
+    """
     try:
         attributes = json.loads(document).get("attributes", {})
     except (ValueError, AttributeError) as error:
@@ -332,11 +441,12 @@ def _parse_group(location: Location, document: bytes, version: int | None) -> Da
             location=location,
             recipe=Recipe.model_validate(attributes["recipe"]),
             model_digest=attributes["model_digest"],
-            n_samples=attributes["planned_samples"],
+            spans=tuple((start, stop) for start, stop in attributes["spans"]),
             profiles=attributes["sensor_profiles"],
             version=version,
+            listings=attributes["listings"],
         )
-    except (ValueError, KeyError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise IntegrityError(
             f"{location.url}/zarr.json lacks or spoils what version {FORMAT_VERSION} needs. Restore that file."
         ) from error

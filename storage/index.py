@@ -77,14 +77,14 @@ def ingest(
         StorageError: the storage refused.
     """
     location = check_corpus(corpus_url)
-    checkpoints = None if resume_in is None else _Checkpoints(locate(resume_in).join("index"), limits)
+    checkpoints = None if resume_in is None else Checkpoints(locate(resume_in).join("index"), limits)
     known = {} if checkpoints is None else checkpoints.read()
     rows: list[dict[str, Any]] = []
     first_with: dict[str, str] = {}
-    for row in _in_threads(list_sources(location), limits, known):
+    for row in index_sources(list_sources(location), limits, known):
         if checkpoints is not None:
             checkpoints.add(row)
-        rows.append(_without_duplicate(row, first_with))
+        rows.append(without_duplicate(row, first_with))
         if on_progress is not None:
             on_progress(len(rows))
     table = pa.Table.from_pylist(rows, schema=INDEX_SCHEMA)
@@ -116,16 +116,24 @@ def write_index(dataset_url: str | Location, index: pa.Table, recipe: Recipe) ->
         DatasetConflictError: another recipe's index is there already.
         StorageError: the storage refused.
     """
-    facts = {"recipe": json.dumps(recipe.deciding, sort_keys=True)}
+    facts = recipe_facts(recipe)
     if not locate(dataset_url).join("index.parquet").create(encode_table(index, facts)):
         read_index(dataset_url, recipe)
-    checkpoints = locate(dataset_url).join("index")
-    for name in checkpoints.names():
-        checkpoints.join(name).remove()
+    clear_checkpoints(dataset_url)
+
+
+def index_digest(dataset_url: str | Location) -> dict[str, str]:
+    """Return the digest of the index that a dataset keeps, by its name."""
+    return {"index.parquet": hashlib.sha256(locate(dataset_url).join("index.parquet").read()).hexdigest()}
+
+
+def recipe_facts(recipe: Recipe) -> dict[str, str]:
+    """Return what a table of the corpus says of the recipe that it belongs to."""
+    return {"recipe": json.dumps(recipe.deciding, sort_keys=True)}
 
 
 def read_index(dataset_url: str | Location, recipe: Recipe) -> pa.Table | None:
-    """Return the index kept in a dataset, or None if there is none yet.
+    """Return the index kept in a dataset, as the corpus was listed first, or None if there is none yet.
 
     Raises:
         DatasetConflictError: it belongs to another recipe; the message names the fields.
@@ -145,7 +153,14 @@ def read_index(dataset_url: str | Location, recipe: Recipe) -> pa.Table | None:
     return table
 
 
-class _Checkpoints:
+def clear_checkpoints(dataset_url: str | Location) -> None:
+    """Remove what an ingest kept of its way, once its index is kept."""
+    checkpoints = locate(dataset_url).join("index")
+    for name in checkpoints.names():
+        checkpoints.join(name).remove()
+
+
+class Checkpoints:
     """What an ingest has read so far, kept in numbered Parquet files."""
 
     def __init__(self, folder: Location, limits: Limits) -> None:
@@ -180,22 +195,32 @@ def _key(row: dict[str, Any]) -> SourceKey:
     return row["uri"], row["member"], row["offset_bytes"], row["length_bytes"]
 
 
-def _in_threads(
+def index_sources(
     sources: Iterable[Source], limits: Limits, known: dict[SourceKey, dict[str, Any]]
 ) -> Iterator[dict[str, Any]]:
-    """Index sources in their order while others are read; only a few are in memory at once."""
+    """Index sources in their order while others are read; only a few are in memory at once.
+
+    Args:
+        sources: what to read.
+        limits: what is allowed.
+        known: rows that need not be read again, by source.
+
+    Yields:
+        Rows of :data:`INDEX_SCHEMA`, columns that are null left out.
+    """
     waiting: deque[Future[dict[str, Any]]] = deque()
     remaining = iter(sources)
     with ThreadPoolExecutor(_READERS, thread_name_prefix="ingest") as pool:
         while True:
             for source in islice(remaining, _AHEAD - len(waiting)):
-                waiting.append(pool.submit(_index_source, source, limits, known))
+                waiting.append(pool.submit(index_source, source, limits, known))
             if not waiting:
                 return
             yield waiting.popleft().result()
 
 
-def _index_source(source: Source, limits: Limits, known: dict[SourceKey, dict[str, Any]]) -> dict[str, Any]:
+def index_source(source: Source, limits: Limits, known: dict[SourceKey, dict[str, Any]]) -> dict[str, Any]:
+    """Read one file and describe it by a row of :data:`INDEX_SCHEMA`, columns that are null left out."""
     kept = known.get((source.uri, source.member, source.offset, source.length))
     if kept is not None:
         return kept
@@ -238,7 +263,8 @@ def _read(source: Source, limits: Limits) -> bytes:
         raise RejectedImageError("unreadable", "Its permissions forbid reading it.") from error
 
 
-def _without_duplicate(row: dict[str, Any], first_with: dict[str, str]) -> dict[str, Any]:
+def without_duplicate(row: dict[str, Any], first_with: dict[str, str]) -> dict[str, Any]:
+    """Reject a row if another source had the same bytes; ``first_with`` keeps the first's name by digest."""
     if row.get("reject_reason") is not None:
         return row
     name = row["uri"] if row["member"] is None else f"{row['uri']}#{row['member']}"

@@ -1,6 +1,6 @@
 """The plan: which piece of which photograph becomes which sample, with which camera, ISO and seed.
 
-The plan is one small Parquet file per shard, ``plan/00000042.parquet``, and a summary written last. One file per shard
+The plan is one small Parquet file per shard, ``plan/00000042.parquet``. One file per shard
 rather than row groups of one file, because the footer of a single file grows with the number of shards and every task
 would read all of it; here a task makes one request of a few kilobytes however large the dataset is.
 
@@ -11,9 +11,8 @@ or column of a photograph is dropped. What a worker needs of the photograph is c
 from __future__ import annotations
 
 import hashlib
-import json
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
@@ -23,7 +22,7 @@ import numpy.typing as npt
 import pyarrow as pa
 from PIL import Image
 
-from aura.errors import EmptyCorpusError, IntegrityError, RejectedImageError
+from aura.errors import EmptyCorpusError, RejectedImageError
 from storage.location import Location, locate
 from storage.recipe import Canvas, Recipe, canonical_json
 from storage.tables import encode_table, read_table
@@ -85,36 +84,45 @@ class PlanSummary:
         shards: number of shards.
         sources: photographs that give at least one sample.
         digest: SHA-256 of the recipe, the model and every row.
+        objects: SHA-256 of each file of the plan, by name within the dataset.
     """
 
     samples: int
     shards: int
     sources: int
     digest: str
+    objects: Mapping[str, str]
 
 
-def plan_samples(index: pa.Table, recipe: Recipe, model_digest: str) -> pa.Table:
-    """Plan every sample of a corpus: a pure function, in the order of the index.
+def plan_samples(
+    index: pa.Table, recipe: Recipe, model_digest: str, first_shard: int = 0, made: Collection[str] = ()
+) -> pa.Table:
+    """Plan every sample of a corpus, or of what is new in it: a pure function, in the order of the index.
 
     Args:
-        index: what :func:`storage.index.ingest` returned.
+        index: what :func:`storage.index.ingest` returned, or rows of what is new.
         recipe: canvas, cameras, ISO, shard size and seed.
         model_digest: digest of the weights and method, for the plan's own digest.
+        first_shard: where the samples begin; what is new in a corpus starts at a whole shard.
+        made: ids of samples that are not planned, since the dataset has them.
 
     Returns:
         A table with :data:`PLAN_SCHEMA`; a row's seed, camera and ISO follow from the recipe's seed, the photograph's
         content and the crop alone, so they stay the same when other photographs come or go.
 
     Raises:
-        EmptyCorpusError: no photograph of the index gives a sample.
+        EmptyCorpusError: no photograph of a whole corpus gives a sample.
     """
     rows: list[dict[str, Any]] = []
+    first = first_shard * recipe.shard_size
     for source in index.to_pylist():
         if source["reject_reason"] is not None:
             continue
         for crop in crops_of(source["height_px"], source["width_px"], recipe.canvas):
-            rows.append(_plan_row(len(rows), source, crop, recipe))
-    if not rows:
+            row = _plan_row(first + len(rows), source, crop, recipe)
+            if row["sample_id"] not in made:
+                rows.append(row)
+    if not rows and not first_shard:
         raise EmptyCorpusError(
             f"None of the {index.num_rows} files of {recipe.corpus} gives a sample of at least "
             f"{recipe.canvas.min_side} px a side. Check the corpus, or lower canvas.min_side and limits."
@@ -177,7 +185,7 @@ def place(image: npt.NDArray[np.uint8], row: dict[str, Any]) -> npt.NDArray[np.u
 
 
 def write_plan(dataset_url: str | Location, plan: pa.Table) -> PlanSummary:
-    """Write the plan, a file per shard and then the summary that makes it count.
+    """Write the plan, a file per shard; it counts from the moment that the dataset's group says so.
 
     Args:
         dataset_url: the dataset.
@@ -186,40 +194,24 @@ def write_plan(dataset_url: str | Location, plan: pa.Table) -> PlanSummary:
     Raises:
         StorageError: the storage refused.
     """
-    root = locate(dataset_url).join("plan")
+    root = locate(dataset_url)
     bounds = _shard_bounds(plan)
 
-    def write(item: tuple[int, tuple[int, int]]) -> None:
+    def write(item: tuple[int, tuple[int, int]]) -> tuple[str, str]:
         shard, (start, stop) = item
-        root.join(shard_name(shard)).write(encode_table(plan.slice(start, stop - start)))
+        name, data = f"plan/{shard_name(shard)}", encode_table(plan.slice(start, stop - start))
+        root.join(name).write(data)
+        return name, hashlib.sha256(data).hexdigest()
 
     with ThreadPoolExecutor(_WRITERS) as pool:
-        list(pool.map(write, bounds.items()))
-    summary = PlanSummary(
+        objects = dict(pool.map(write, bounds.items()))
+    return PlanSummary(
         samples=plan.num_rows,
         shards=len(bounds),
         sources=len(plan["source_sha256"].unique()),
         digest=plan.schema.metadata[b"digest"].decode(),
+        objects=objects,
     )
-    facts = {name: getattr(summary, name) for name in PlanSummary.__slots__}
-    root.join("summary.json").write(json.dumps(facts, indent=1).encode())
-    return summary
-
-
-def read_plan_summary(dataset_url: str | Location) -> PlanSummary | None:
-    """Return the summary of a dataset's plan, or None if it has not been planned to the end.
-
-    Raises:
-        IntegrityError: the summary is damaged.
-        StorageError: the storage refused.
-    """
-    place_ = locate(dataset_url).join("plan", "summary.json")
-    if not place_.exists():
-        return None
-    try:
-        return PlanSummary(**json.loads(place_.read()))
-    except (ValueError, TypeError) as error:
-        raise IntegrityError(f"{place_.url} is damaged. Delete it and run again to plan anew.") from error
 
 
 def read_shard_plan(dataset_url: str | Location, shard: int) -> pa.Table:
@@ -292,6 +284,8 @@ def _draw_iso(iso: int | tuple[int, int], fraction: float) -> int:
 
 
 def _shard_bounds(plan: pa.Table) -> dict[int, tuple[int, int]]:
+    if not plan.num_rows:
+        return {}
     shards = plan["shard"].to_numpy()
     numbers, starts = np.unique(shards, return_index=True)
     stops = [*starts[1:], len(shards)]

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -14,11 +14,11 @@ import pyarrow as pa
 import torch
 import zarr
 
-from aura.errors import InvalidInputError, MissingFileError
+from aura.errors import InvalidInputError
 from storage.dataset import Dataset, open_dataset
 from storage.location import Location, refusals
 from storage.samples import SAMPLE_SCHEMA
-from storage.versions import list_versions, read_version
+from storage.versions import read_version, resolve_version
 
 Sample = dict[str, Any]
 Transform = Callable[[Sample], Any]
@@ -80,14 +80,15 @@ class RawDataset(torch.utils.data.Dataset[Any]):
     def __init__(
         self,
         url: str | os.PathLike[str] | Location,
-        version: int | Literal["unpublished"] | None = None,
+        version: int | str | None = None,
         transform: Transform | None = None,
     ) -> None:
         """Open a dataset and read its table of samples.
 
         Args:
             url: where the dataset lies.
-            version: a published version, None for the newest, or ``"unpublished"`` for all shards finished by now.
+            version: a published version by number or tag, None for the newest, or ``"unpublished"`` for all shards
+                finished by now.
             transform: is applied to each item, in the process that reads it.
 
         Raises:
@@ -96,8 +97,8 @@ class RawDataset(torch.utils.data.Dataset[Any]):
             StorageAccessError: the credentials were refused.
             StorageError: the storage refused.
         """
-        self.dataset, shards = _choose(url, version)
-        self.table = _load_table(self.dataset, shards)
+        self.dataset, shards, removed = _choose(url, version)
+        self.table = _load_table(self.dataset, shards, removed)
         self.transform = transform
         self._columns = _columns(self.table)
         self._handles: _Handles | None = None
@@ -175,29 +176,30 @@ class RawDataset(torch.utils.data.Dataset[Any]):
 
 
 def _choose(
-    url: str | os.PathLike[str] | Location, version: int | Literal["unpublished"] | None
-) -> tuple[Dataset, list[int]]:
+    url: str | os.PathLike[str] | Location, version: int | str | None
+) -> tuple[Dataset, list[int], frozenset[int]]:
+    """Return the dataset, the shards that are read, and the indexes of samples in them that are not."""
     dataset = open_dataset(url)
     if version == "unpublished":
-        return dataset, dataset.committed_shards()
-    if version is not None and not isinstance(version, int):
-        raise InvalidInputError(f"version is {version!r}; give a number, None for the newest, or 'unpublished'.")
-    numbers = list_versions(dataset.location)
-    if version is None and not numbers:
-        raise MissingFileError(
-            f"{dataset.location.url} has no published version. Publish one, or read version='unpublished'."
+        return dataset, dataset.committed_shards(), frozenset()
+    if version is not None and not isinstance(version, (int, str)):
+        raise InvalidInputError(
+            f"version is {version!r}; give a number or a tag, None for the newest, or 'unpublished'."
         )
-    number = numbers[-1] if version is None else version
+    number = resolve_version(dataset.location, version)
     chosen = read_version(dataset.location, number)
-    return replace(dataset, version=number), [shard.shard for shard in chosen.shards]
+    return replace(dataset, version=number), [shard.shard for shard in chosen.shards], chosen.removed
 
 
-def _load_table(dataset: Dataset, shards: list[int]) -> pa.Table:
+def _load_table(dataset: Dataset, shards: list[int], removed: frozenset[int]) -> pa.Table:
     if not shards:
         return SAMPLE_SCHEMA.empty_table()
     with ThreadPoolExecutor(_LOADERS) as pool:
         tables = [table.replace_schema_metadata(None) for table in pool.map(dataset.samples, shards)]
-    return pa.concat_tables(tables).combine_chunks()
+    table = pa.concat_tables(tables).combine_chunks()
+    if removed:
+        table = table.filter(pa.array([index not in removed for index in table["index"].to_pylist()], pa.bool_()))
+    return table.combine_chunks()
 
 
 def _columns(table: pa.Table) -> dict[str, npt.NDArray[Any]]:

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
 from aura.errors import InvalidInputError
-from storage.dataset import RAW_DIMENSIONS, SRGB_DIMENSIONS, Dataset, encode_shard
+from storage.dataset import RAW_DIMENSIONS, SRGB_DIMENSIONS, Dataset, encode_shard, object_location
 from storage.plan import shard_name
 from storage.recipe import Codec
 from storage.samples import RejectRow, SampleRow, rejects_table, samples_table
-from storage.tables import encode_table
-
-DIGEST_FACTS: Final = ("raw_sha256", "srgb_sha256", "rejects_sha256")
+from storage.tables import encode_table, seal_table
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +42,13 @@ def is_committed(dataset: Dataset, shard: int) -> bool:
     return dataset.location.join("samples", shard_name(shard)).exists()
 
 
-def write_shard(dataset: Dataset, shard: int, samples: ShardData, rejects: Sequence[RejectRow] = ()) -> None:
+def write_shard(
+    dataset: Dataset,
+    shard: int,
+    samples: ShardData,
+    rejects: Sequence[RejectRow] = (),
+    permit: Callable[[], None] | None = None,
+) -> None:
     """Write a shard's objects and then, last, the table that commits it. Repeating it writes the same bytes.
 
     Outside the valid height and width of a sample, the stored values are set to 0.
@@ -55,10 +58,35 @@ def write_shard(dataset: Dataset, shard: int, samples: ShardData, rejects: Seque
         shard: its number.
         samples: every sample that was made.
         rejects: every planned sample that was not.
+        permit: is called before each object is written and raises if this may not go on.
 
     Raises:
         InvalidInputError: shapes, types or indexes contradict the dataset; nothing is written.
         StorageError: the storage refused; the shard stays uncommitted.
+    """
+    for name, data in shard_objects(dataset, shard, samples, rejects).items():
+        if permit is not None:
+            permit()
+        object_location(dataset.location, name, shard).write(data)
+
+
+def shard_objects(
+    dataset: Dataset, shard: int, samples: ShardData, rejects: Sequence[RejectRow] = ()
+) -> dict[str, bytes]:
+    """Encode everything that a shard stores.
+
+    Args:
+        dataset: the dataset.
+        shard: its number.
+        samples: every sample that was made.
+        rejects: every planned sample that was not.
+
+    Returns:
+        Bytes by kind (``raw``, ``srgb``, ``rejects``, ``samples``) in the order of writing, the commit last. A shard
+        without a single sample has no array objects.
+
+    Raises:
+        InvalidInputError: shapes, types or indexes contradict the dataset.
     """
     _require_fit(dataset, shard, samples, rejects)
     start, _ = dataset.shard_bounds(shard)
@@ -68,16 +96,11 @@ def write_shard(dataset: Dataset, shard: int, samples: ShardData, rejects: Seque
         srgb = _blank_padding(samples.srgb, samples.rows, start, 1)
         codec: Codec = "zstd" if dataset.recipe.codec == "pcodec" else dataset.recipe.codec
         objects["srgb"] = _encode(srgb, dataset, codec, SRGB_DIMENSIONS)
-    rejected = encode_table(rejects_table(rejects))
-    facts = {f"{name}_sha256": _sha256(data) for name, data in (objects | {"rejects": rejected}).items() if data}
+    objects["rejects"] = encode_table(rejects_table(rejects))
+    objects = {name: data for name, data in objects.items() if data}
+    facts = {f"{name}_sha256": _sha256(data) for name, data in objects.items()}
     facts |= {"shard": str(shard), "recipe_digest": dataset.recipe.digest, "rejects": str(len(rejects))}
-    committed = encode_table(samples_table(samples.rows), facts)
-
-    for name, data in objects.items():
-        if data:  # a shard without a single sample has no array object
-            dataset.location.join(name, "c", str(shard), "0", "0", "0").write(data)
-    dataset.location.join("rejects", shard_name(shard)).write(rejected)
-    dataset.location.join("samples", shard_name(shard)).write(committed)
+    return objects | {"samples": seal_table(samples_table(samples.rows), facts)}
 
 
 def _require_fit(dataset: Dataset, shard: int, samples: ShardData, rejects: Sequence[RejectRow]) -> None:

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from aura.errors import IntegrityError
 from storage.location import Location
+
+_WRITER: Final[Mapping[str, Any]] = {
+    "compression": "zstd",
+    "compression_level": 3,
+    "version": "2.6",
+    "use_dictionary": True,
+}
+_SEAL: Final = "content_sha256"
+_BLANK: Final = b"the digest of the file with these words in its place".ljust(64, b".")
 
 
 def encode_table(table: pa.Table, facts: Mapping[str, str] | None = None) -> bytes:
@@ -25,8 +35,35 @@ def encode_table(table: pa.Table, facts: Mapping[str, str] | None = None) -> byt
     """
     table = table.combine_chunks().replace_schema_metadata(dict(sorted((facts or {}).items())) or None)
     sink = io.BytesIO()
-    pq.write_table(table, sink, compression="zstd", compression_level=3, version="2.6", use_dictionary=True)
+    pq.write_table(table, sink, **_WRITER)
     return sink.getvalue()
+
+
+def seal_table(table: pa.Table, facts: Mapping[str, str]) -> bytes:
+    """Encode a table as Parquet that carries the digest of its own bytes; see :func:`is_intact`.
+
+    The digest is taken with a blank in its place and then put there.
+    """
+    schema = table.schema.with_metadata(dict(sorted(facts.items())) or None)
+    sink = io.BytesIO()
+    with pq.ParquetWriter(sink, schema, **_WRITER) as writer:
+        writer.write_table(table.combine_chunks().cast(schema))
+        # as metadata of the file alone: those of the schema are stored twice
+        writer.add_key_value_metadata({_SEAL: _BLANK.decode()})
+    data = sink.getvalue()
+    return data.replace(_BLANK, hashlib.sha256(data).hexdigest().encode())
+
+
+def is_intact(data: bytes) -> bool:
+    """Tell whether the bytes of :func:`seal_table` are as they were written, to the last bit."""
+    try:
+        facts = pq.read_metadata(pa.BufferReader(data)).metadata or {}
+    except (pa.ArrowException, OSError, ValueError):
+        return False
+    digest: bytes = facts.get(_SEAL.encode(), b"")
+    if len(digest) != len(_BLANK) or data.count(digest) != 1:
+        return False
+    return hashlib.sha256(data.replace(digest, _BLANK)).hexdigest().encode() == digest
 
 
 def read_table(location: Location, columns: list[str] | None = None) -> pa.Table:

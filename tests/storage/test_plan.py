@@ -16,7 +16,6 @@ from storage.plan import (
     PLAN_SCHEMA,
     crops_of,
     plan_samples,
-    read_plan_summary,
     read_shard_plan,
     write_plan,
 )
@@ -144,10 +143,9 @@ def test_a_corpus_without_samples_is_refused() -> None:
 
 def test_a_plan_is_read_by_the_shard(place: Location) -> None:
     plan = plan_samples(index_of(*[(64, 96)] * 7), recipe_of(), "m")
-    assert read_plan_summary(place) is None
     summary = write_plan(place, plan)
     assert (summary.samples, summary.shards, summary.sources) == (7, 3, 7)
-    assert read_plan_summary(place) == summary
+    assert list(summary.objects) == [f"plan/0000000{shard}.parquet" for shard in range(3)]
     read = [read_shard_plan(place, shard) for shard in range(3)]
     assert [table.num_rows for table in read] == [3, 3, 1]
     assert pa.concat_tables(read).equals(plan.replace_schema_metadata(None))
@@ -163,9 +161,16 @@ def test_a_damaged_plan_is_named(tmp_path: Path) -> None:
     (tmp_path / "plan" / "00000000.parquet").write_bytes(b"PAR1")
     with pytest.raises(IntegrityError, match="not a whole Parquet file"):
         read_shard_plan(tmp_path, 0)
-    (tmp_path / "plan" / "summary.json").write_text("{")
-    with pytest.raises(IntegrityError, match=r"summary\.json is damaged"):
-        read_plan_summary(tmp_path)
+
+
+def test_what_is_new_is_planned_from_a_whole_shard_on_and_without_what_is_made() -> None:
+    whole = plan_samples(index_of((64, 96), (128, 96)), recipe_of(), "m")
+    made = set(whole["sample_id"].to_pylist()[:1])
+    new = plan_samples(index_of((64, 96), (128, 96)), recipe_of(), "m", first_shard=4, made=made)
+    assert new["index"].to_pylist() == [12, 13]
+    assert new["shard"].to_pylist() == [4, 4]
+    assert new["seed"].to_pylist() == whole["seed"].to_pylist()[1:]
+    assert plan_samples(index_of((64, 96)), recipe_of(), "m", 4, made).num_rows == 0
 
 
 def test_a_tile_is_cut_as_planned() -> None:

@@ -7,7 +7,15 @@ import pytest
 from aura.errors import DatasetConflictError, IntegrityError, InvalidInputError, MissingFileError
 from storage.dataset import Dataset
 from storage.shard import write_shard
-from storage.versions import list_versions, publish, read_version, verify_version
+from storage.versions import (
+    list_tags,
+    list_versions,
+    publish,
+    read_version,
+    resolve_version,
+    tag_version,
+    verify_version,
+)
 from tests.storage.conftest import reject_row, shard_data
 
 MakeDataset = Callable[..., Dataset]
@@ -18,7 +26,8 @@ def test_a_version_lists_shards_with_digests(make_dataset: MakeDataset) -> None:
     write_shard(dataset, 2, shard_data(dataset, 2, rejected=(4,)), [reject_row(4)])
     assert publish(dataset, "first") == 1
     version = read_version(dataset.location, 1)
-    assert (version.number, version.tag, version.complete, version.samples) == (1, "first", True, 4)
+    assert (version.number, version.complete, version.samples) == (1, True, 4)
+    assert list_tags(dataset.location) == {"first": 1}
     assert [(shard.shard, shard.samples, shard.rejects) for shard in version.shards] == [
         (0, 2, 0),
         (1, 2, 0),
@@ -46,16 +55,33 @@ def test_more_content_is_a_new_version_and_the_old_one_stays(make_dataset: MakeD
     assert [read_version(dataset.location, number).samples for number in list_versions(dataset.location)] == [2, 4]
 
 
-def test_a_tag_names_one_content(make_dataset: MakeDataset) -> None:
+def test_a_tag_names_one_version_for_ever(make_dataset: MakeDataset) -> None:
     dataset = make_dataset((0,))
     publish(dataset, "small")
     assert publish(dataset, "small") == 1
-    with pytest.raises(DatasetConflictError, match="is the same content"):
-        publish(dataset, "other")
+    assert publish(dataset, "other") == 1  # a version may have several
     write_shard(dataset, 1, shard_data(dataset, 1))
-    with pytest.raises(DatasetConflictError, match="has other content"):
+    with pytest.raises(DatasetConflictError, match="names version 1 and never moves"):
         publish(dataset, "small")
     assert list_versions(dataset.location) == [1]
+    assert publish(dataset) == 2
+    with pytest.raises(DatasetConflictError, match="names version 1 and never moves"):
+        tag_version(dataset.location, 2, "small")
+    tag_version(dataset.location, 2, "large")
+    assert list_tags(dataset.location) == {"small": 1, "other": 1, "large": 2}
+    assert [resolve_version(dataset.location, version) for version in (None, 1, "1", "small", "large")] == [
+        2,
+        1,
+        1,
+        1,
+        2,
+    ]
+    for unknown in (3, "none"):
+        with pytest.raises(MissingFileError, match="has no version"):
+            resolve_version(dataset.location, unknown)
+    for name in ("7", "", "../versions/000001", "a b"):
+        with pytest.raises(InvalidInputError, match="is no tag"):
+            tag_version(dataset.location, 1, name)
 
 
 def test_two_publishers_at_once_make_one_version(make_dataset: MakeDataset) -> None:

@@ -1,0 +1,175 @@
+"""Commands about what is stored: versions and their differences, whether it is whole, what may be removed."""
+# ruff: noqa: PLC0415 -- imports of a command happen when it runs, so that help is there at once
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from flows.console import command, progress_bars, refuse, say, say_pairs, say_table
+
+if TYPE_CHECKING:
+    from storage.verification import Verification
+
+Dataset = Annotated[str, typer.Argument(help="A dataset: folder or s3:// prefix.")]
+
+_SHOWN = 10
+_BY_HAND = "Restore these objects from a copy, or remove what does not belong there."
+
+
+def add_store_commands(commands: typer.Typer) -> None:
+    """Register the commands of this file."""
+    for each in (versions, diff, verify, gc):
+        commands.command()(each)
+
+
+def versions(
+    dataset: Dataset,
+    tag: Annotated[str | None, typer.Option(help="Give a version this name, which never moves.")] = None,
+    version: Annotated[str | None, typer.Option(help="The version to tag; the newest if left out.")] = None,
+) -> None:
+    """List the published versions of a dataset, or tag one.
+
+    Example: aura versions s3://bucket/street --tag paper --version 3
+    """
+    from storage.dataset import open_dataset
+    from storage.versions import list_tags, list_versions, read_version, resolve_version, tag_version
+
+    location = open_dataset(dataset).location
+    if tag is not None:
+        tag_version(location, resolve_version(location, version), tag)
+    numbers, tags = list_versions(location), list_tags(location)
+    if not numbers:
+        say(f"{location.url} has no published version yet.")
+        return
+    rows = []
+    for number in numbers:
+        published = read_version(location, number)
+        names = ", ".join(sorted(name for name, tagged in tags.items() if tagged == number)) or "-"
+        whole = "yes" if published.complete else "no"
+        counts = (str(published.samples), str(len(published.removed)), str(len(published.shards)))
+        rows.append((str(number), names, *counts, whole))
+    say_table(f"Versions of {location.url}", ("version", "tags", "samples", "left out", "shards", "whole"), rows)
+
+
+def diff(
+    dataset: Dataset,
+    first: Annotated[str, typer.Argument(help="A version, by number or tag.")],
+    second: Annotated[str, typer.Argument(help="Another version, by number or tag.")],
+    every: Annotated[bool, typer.Option("--all", help=f"Name every sample, not the first {_SHOWN}.")] = False,
+) -> None:
+    """Show which samples a version has that another has not.
+
+    Example: aura diff s3://bucket/street 1 2
+    """
+    from storage.dataset import open_dataset
+    from storage.versions import diff_versions, resolve_version
+
+    opened = open_dataset(dataset)
+    numbers = [resolve_version(opened.location, version) for version in (first, second)]
+    found = diff_versions(opened, *numbers)
+    say(f"{opened.location.url}, version {numbers[0]} to {numbers[1]}")
+    say_pairs(
+        {
+            "added": f"{len(found.added)} samples in {found.new_shards} new shards",
+            "removed": f"{len(found.removed)} samples",
+            "unchanged": f"{found.unchanged} samples",
+        }
+    )
+    for sign, samples in (("+", found.added), ("-", found.removed)):
+        shown = samples if every else samples[:_SHOWN]
+        for sample in shown:
+            say(f"{sign} {sample.index}  {sample.sample_id}  {sample.source}")
+        if len(shown) < len(samples):
+            say(f"{sign} ... {len(samples) - len(shown)} more; --all names them")
+
+
+def verify(
+    dataset: Dataset,
+    mend: Annotated[
+        bool, typer.Option("--repair", help="Make exactly the damaged shards again, by the recipe.")
+    ] = False,
+    weights: Annotated[
+        Path | None,
+        typer.Option(help="Weights the dataset was made with, if not the released ones."),
+    ] = None,
+) -> None:
+    """Check every byte of a dataset: digests, counts, and objects that belong to nothing.
+
+    Exits with 1 and a list when something is wrong. What a stopped run left behind is no fault: it is counted.
+
+    Example: aura verify s3://bucket/street --repair
+    """
+    from storage.verification import verify as verify_dataset
+
+    with progress_bars() as listener:
+        seen = verify_dataset(dataset, lambda done, total: listener("verify", done, total))
+    if mend and seen.problems:
+        _say_problems(seen)
+        _mend(dataset, seen, weights)
+        with progress_bars() as listener:
+            seen = verify_dataset(dataset, lambda done, total: listener("verify", done, total))
+    say(f"{seen.dataset.location.url}: {seen.objects} objects read, {seen.size_bytes / 1e6:,.1f} MB")
+    if seen.leftovers:
+        say(f"{len(seen.leftovers)} objects were left by a stopped run; '{command()} gc {dataset}' shows them.")
+    if seen.missing_shards:
+        say(f"{seen.missing_shards} planned shards are not made yet; run its synthesis again to go on.")
+    if not seen.problems:
+        say("Every object is as it was written.")
+        return
+    _say_problems(seen)
+    if not mend:
+        shards = any(problem.shard is not None or problem.restorable for problem in seen.problems)
+        say(f"Mend it with '{command()} verify {dataset} --repair'." if shards else _BY_HAND)
+    else:
+        say(_BY_HAND)
+    raise typer.Exit(1)
+
+
+def gc(
+    dataset: Dataset,
+    delete: Annotated[bool, typer.Option("--delete", help="Remove them; without it they are only listed.")] = False,
+) -> None:
+    """Remove what no version and no run needs: what stopped runs left behind.
+
+    Lists it first; --delete removes it, and is refused while a run writes the dataset. Finished shards, whether they
+    are published or not, and files that are not of this program are never removed.
+
+    Example: aura gc s3://bucket/street --delete
+    """
+    from storage.lease import hold
+    from storage.verification import find_garbage, remove_garbage, survey
+
+    seen = survey(dataset)
+    names = find_garbage(seen)
+    if names and delete:
+        with hold(dataset) as lease:
+            seen = survey(dataset)  # what a run that has ended meanwhile made of it
+            names = find_garbage(seen)
+            remove_garbage(dataset, names, lease.require)
+    for name in names:
+        say(f"- {name}  {seen.sizes[name]:,} bytes")
+    if not names:
+        say("Nothing is there that is not needed.")
+        return
+    size = sum(seen.sizes[name] for name in names)
+    done = "Removed" if delete else "Not needed any more, and still there:"
+    say(f"{done} {len(names)} objects, {size / 1e6:,.1f} MB." + ("" if delete else " Remove them with --delete."))
+
+
+def _mend(dataset: str, seen: "Verification", weights: Path | None) -> None:
+    from flows.repair import repair
+    from storage.lease import hold
+
+    with progress_bars() as listener, hold(dataset) as lease:
+        path = str(weights) if weights else None
+        done = repair(seen, lease, path, lambda count, total: listener("synthesize", count, total))
+    for shard, reason in done.failures.items():
+        refuse(f"Shard {shard}: {reason}.")
+    say(f"{len(done.shards)} shards made again, {len(done.restored)} metadata objects restored. Checking again:")
+
+
+def _say_problems(seen: "Verification") -> None:
+    for problem in seen.problems:
+        refuse(f"{problem.name} {problem.what}")
+    say(f"{len(seen.problems)} of {seen.objects} objects are not as they should be.")
