@@ -11,6 +11,7 @@ import errno
 import json
 import os
 import re
+import threading
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -37,6 +38,7 @@ from aura.errors import (
 
 _NO_ROOM: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _READ_ONLY: Final = {errno.EROFS, errno.EACCES, errno.EPERM}
+_in_memory = threading.Lock()
 _CREDENTIAL_VARIABLES: Final = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 
 
@@ -122,6 +124,9 @@ class Location:
             try:
                 if self.is_local:
                     _put_local(Path(self.url), data, exclusive=True)
+                elif self.scheme == "memory":
+                    with _in_memory:  # which looks first and then writes
+                        self._file_system().pipe_file(self._path(), data, mode="create")
                 else:
                     self._file_system().pipe_file(self._path(), data, mode="create")
             except OSError as error:

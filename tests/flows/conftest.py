@@ -66,9 +66,9 @@ def run(server: Server, cluster: str) -> Run:
     """Runs the factory flow on the session's server and cluster."""
     assert server.local
 
-    def run_flow(recipe: Recipe, dataset: str | Path, in_flight: int | None = None) -> FactoryResult:
+    def run_flow(recipe: Recipe, dataset: str | Path, **options: Any) -> FactoryResult:
         flow = factory.with_options(task_runner=build_runner(parse_cluster(cluster)))
-        return flow(recipe=recipe, dataset=str(dataset), in_flight=in_flight)
+        return flow(recipe=recipe, dataset=str(dataset), **options)
 
     return run_flow
 

