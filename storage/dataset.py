@@ -12,6 +12,7 @@ Layout (format ``aura-raw``, version 1)::
     listings/000002.json        digests of everything that this listing wrote, and the metadata themselves
     versions/000001.json        immutable lists of shards with digests
     tags/NAME.json              a name for a version
+    labels/DIGEST.parquet       labels by sample_id, named by versions
     lease/                      who is writing now
 
 The last shard may be partly empty; a grown corpus starts at the next whole shard, so no shard object is ever written
@@ -54,7 +55,7 @@ SRGB_DIMENSIONS: Final = ("sample", "channel", "row", "column")
 
 OWN_NAMES: Final = frozenset(
     {"index", "index.parquet", "plan", "zarr.json", "raw", "srgb", "samples", "rejects", "listings", "versions", "tags",
-     "reports", "lease"}
+     "reports", "lease", "labels"}
 )  # fmt: skip
 """What lies directly in a dataset."""
 

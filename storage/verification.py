@@ -17,6 +17,7 @@ from typing import Final
 
 from aura.errors import IntegrityError, InvalidInputError, MissingFileError
 from storage.dataset import OWN_NAMES, Dataset, object_location, parse_group, read_manifest
+from storage.labels import labels_name
 from storage.location import Location, locate
 from storage.plan import shard_name
 from storage.sealed import page_is_intact, unseal
@@ -166,6 +167,7 @@ def survey(dataset_url: str | Location) -> Survey:
     found = _Found()
     dataset = _survey_listings(root, sizes, found)
     versions = tuple(_survey_documents(root, sizes, found))
+    found.digests.update({labels_name(version.labels): version.labels for version in versions if version.labels})
     committed = set(dataset.committed_shards())
     for shard in sorted(committed | {shard.shard for version in versions for shard in version.shards}):
         if shard < dataset.shard_count:

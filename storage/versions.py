@@ -53,6 +53,7 @@ class Version:
         complete: whether every planned shard is in it.
         shards: ascending.
         listing: which listing of the corpus it holds.
+        labels: digest of its table of labels, or None; see :mod:`storage.labels`.
     """
 
     number: int
@@ -61,6 +62,7 @@ class Version:
     complete: bool
     shards: tuple[PublishedShard, ...]
     listing: int
+    labels: str | None = None
 
     @property
     def samples(self) -> int:
@@ -97,21 +99,26 @@ class VersionDiff:
         removed: samples of the first that the second has not.
         unchanged: number of samples in both.
         new_shards: shards of the second that the first has not.
+        relabelled: whether their tables of labels differ.
     """
 
     added: tuple[SampleName, ...]
     removed: tuple[SampleName, ...]
     unchanged: int
     new_shards: int
+    relabelled: bool
 
 
-def publish(dataset: Dataset, tag: str | None = None, gone: Collection[str] = frozenset()) -> int:
+def publish(
+    dataset: Dataset, tag: str | None = None, gone: Collection[str] = frozenset(), labels: str | None = None
+) -> int:
     """Publish what is committed as the next version; what the latest version holds already is that version.
 
     Args:
         dataset: the dataset.
         tag: a name for the version, or None; a tag names one version for ever.
         gone: digests of photographs whose samples are left out.
+        labels: digest of a table of labels; None keeps those of the latest version.
 
     Returns:
         The version's number.
@@ -132,7 +139,8 @@ def publish(dataset: Dataset, tag: str | None = None, gone: Collection[str] = fr
         numbers = list_versions(dataset.location)
         number = max(numbers, default=0)
         latest = read_version(dataset.location, number) if numbers else None
-        if latest is None or latest.shards != shards:
+        labels = labels or (latest.labels if latest else None)
+        if latest is None or (latest.shards, latest.labels) != (shards, labels):
             number += 1
             version = Version(
                 number=number,
@@ -141,6 +149,7 @@ def publish(dataset: Dataset, tag: str | None = None, gone: Collection[str] = fr
                 complete=len(shards) == dataset.shard_count,
                 shards=shards,
                 listing=dataset.listings,
+                labels=labels,
             )
             if named is not None:  # before anything is written
                 raise _tag_taken(dataset.location, str(tag), named)
@@ -227,6 +236,7 @@ def diff_versions(dataset: Dataset, first: int, second: int) -> VersionDiff:
         removed=tuple(names[0][index] for index in removed),
         unchanged=kept,
         new_shards=len(shards[1].keys() - shards[0].keys()),
+        relabelled=versions[0].labels != versions[1].labels,
     )
 
 
@@ -372,6 +382,7 @@ def _encode(version: Version) -> bytes:
             "format_version": FORMAT_VERSION,
             "number": version.number,
             "listing": version.listing,
+            "labels": version.labels,
             "recipe_digest": version.recipe_digest,
             "model_digest": version.model_digest,
             "complete": version.complete,
@@ -392,4 +403,5 @@ def _decode(document: dict[str, Any], number: int) -> Version:
         complete=document["complete"],
         shards=tuple(shards),
         listing=document["listing"],
+        labels=document["labels"],
     )

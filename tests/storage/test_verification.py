@@ -38,7 +38,7 @@ def named(whole: Dataset) -> dict[str, str]:
 
 def test_a_whole_dataset_is_found_whole(whole: Dataset) -> None:
     told: list[tuple[int, int]] = []
-    with hold(whole.location):
+    with hold(whole.location):  # a run that is on is no fault
         seen = verify(whole.location, lambda done, total: told.append((done, total)))
     assert (seen.problems, seen.leftovers, seen.missing_shards) == ((), (), 0)
     assert seen.dataset == whole
@@ -75,9 +75,10 @@ def test_one_flipped_bit_is_found_in_every_kind_of_object(whole: Dataset) -> Non
     assert {name.split("/")[0] for name in names} == {*folders, "reports"}
     # a published table of samples too, beside the newest, which no version names yet
     rng = np.random.default_rng(5)
-    for name in [*names, "samples/00000000.parquet", "raw/c/0/0/0/0"]:
+    bits = 4 if place.is_local else 1  # each asks for every object of the dataset
+    for name in [*names, "samples/00000000.parquet", "raw/c/0/0/0/0"][:: 1 if place.is_local else 5]:
         data = place.join(name).read()
-        for bit in rng.integers(len(data) * 8, size=4):
+        for bit in rng.integers(len(data) * 8, size=bits):
             spoilt = bytearray(data)
             spoilt[bit // 8] ^= 1 << (bit % 8)
             place.join(name).write(bytes(spoilt))
