@@ -57,7 +57,7 @@ def _say_facts(dataset: Dataset, version: int | None, shards: list[int], quality
     say(f"{dataset.location.url} ({reading})")
     say_pairs(
         {
-            "samples": f"{made} of {dataset.planned_samples} planned",
+            "samples": f"{made} made of {dataset.planned_samples} planned",
             "shards": f"{len(shards)} committed of {dataset.shard_count}, up to {recipe.shard_size} samples each",
             "versions": ", ".join(_version_name(number, tags) for number in numbers) or "none published yet",
             "canvas": f"{canvas.height} x {canvas.width}, {canvas.mode}",
