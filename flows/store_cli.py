@@ -165,7 +165,7 @@ def gc(
 
     Example: aura gc s3://bucket/street --delete
     """
-    from storage.lease import hold
+    from storage.lease import hold, live_holder
     from storage.verification import find_garbage, remove_garbage, survey
 
     seen = survey(dataset)
@@ -175,6 +175,8 @@ def gc(
             seen = survey(dataset)  # what a run that has ended meanwhile made of it
             names = find_garbage(seen)
             remove_garbage(dataset, names, lease.require)
+    if not delete and (holder := live_holder(dataset)):
+        say(f"A run is writing it now ({holder.words()}); what that has not finished yet is listed too.")
     for name in names:
         say(f"- {name}  {seen.sizes[name]:,} bytes")
     if not names:
