@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint bench-fidelity chaos clean
+.PHONY: help demo test lint bench-fidelity bench-reader chaos clean
 
 help:  ## what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,6 +29,13 @@ bench-fidelity: $(STAMP)  ## measure the inverses against real RAW files, print 
 
 chaos: $(STAMP)  ## kill what makes a dataset at random moments, and compare; writes benchmarks/results/chaos.json
 	$(BIN)/python -m benchmarks.chaos
+
+bench-reader: $(STAMP) build/peers/.installed  ## crops per second beside litdata, mosaicml-streaming and webdataset, on disk and S3
+	PYTHONPATH=$(CURDIR):$(CURDIR)/build/peers $(BIN)/python benchmarks/reader.py
+
+build/peers/.installed: benchmarks/peers.txt $(STAMP)
+	$(BIN)/python -m pip install --quiet --upgrade --no-deps --target build/peers -r benchmarks/peers.txt
+	@touch $@
 
 clean:  ## remove the environment and what the demo made
 	rm -rf $(VENV) demo-data

@@ -1,46 +1,29 @@
-"""Reading a dataset as a torch Dataset of dicts, from disk or S3, in any number of worker processes."""
+"""Reading a dataset as a map-style torch Dataset of dicts, from disk or S3, in any number of worker processes."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import torch
-import zarr
 
 from aura.errors import InvalidInputError
-from storage.dataset import Dataset, open_dataset
+from storage.crops import Cutter, Cutting, Frame
+from storage.frames import FrameReader
 from storage.location import Location, refusals
-from storage.samples import SAMPLE_SCHEMA
-from storage.versions import read_version, resolve_version
+from storage.sample_columns import VersionName, as_columns, choose_version, load_samples
+from storage.transport import TransportName
 
 Sample = dict[str, Any]
 Transform = Callable[[Sample], Any]
 
 _LOADERS: Final = 16
-_SCALARS: Final = (
-    "noise_system_gain_dn_per_electron",
-    "noise_read_sigma_dn",
-    "noise_read_tukey_lambda",
-    "noise_row_sigma_dn",
-    "noise_quantisation_step_dn",
-    "exposure",
-)
-_VECTORS: Final = {
-    "black_level_dn": 4,
-    "white_level_dn": 4,
-    "noise_black_offset_dn": 4,
-    "wb_gains": 3,
-    "camera_to_srgb": 9,
-}
-_TEXTS: Final = ("sample_id", "camera", "cfa_pattern", "noise_model")
-_INTEGERS: Final = ("index", "iso", "valid_height_px", "valid_width_px")
+_PLAIN: Final = {"index", "iso", "source", "orientation", "crop_top", "crop_left"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +31,7 @@ class _Handles:
     """What one process holds open."""
 
     process: int
-    raw: zarr.Array[Any]
-    srgb: zarr.Array[Any] | None
+    frames: FrameReader
     threads: ThreadPoolExecutor
 
 
@@ -57,54 +39,83 @@ class RawDataset(torch.utils.data.Dataset[Any]):
     """A published version as a map-style torch Dataset; give it to any DataLoader, shuffled or not, forked or spawned.
 
     The table of samples is read once, when this is made; an item then costs its own chunk and nothing else. Storage is
-    opened lazily in each process, so the object may be pickled and may cross a fork.
+    opened lazily in each process, so the object may be pickled and may cross a fork. For training at full speed, with
+    several crops of each sample, mixtures and exact resuming, see :class:`storage.streaming.RawStream`.
 
-    An item is a dict that torch's default collate function takes:
+    An item is a dict that torch's default collate function takes (h, w are the canvas, or the crop):
 
     * ``raw`` float32 ``[4, h, w]``, planes R, Gr, Gb, B: (DN - black) / (white - black), so 0 is black and 1 is
       saturation, noise may lie below 0; exactly 0 outside the valid area.
     * ``srgb`` float32 ``[3, 2h, 2w]`` in [0, 1], the source pixels; only where the dataset keeps them.
+    * ``clean`` float32 ``[4, h, w]``: ``raw`` before noise was added, if asked for.
     * ``valid`` int64 ``[2]``: rows and columns of ``raw`` that hold pixels, from the top left.
     * ``black_level_dn``, ``white_level_dn`` float32 ``[4]``; ``iso`` int64.
     * ``noise_system_gain_dn_per_electron``, ``noise_read_sigma_dn``, ``noise_row_sigma_dn``,
       ``noise_quantisation_step_dn`` float32, ``noise_read_tukey_lambda`` float32 (NaN: Gaussian),
-      ``noise_black_offset_dn`` float32 ``[4]``.
+      ``noise_black_offset_dn`` float32 ``[4]``: of the noise that is in ``raw``.
     * ``wb_gains`` float32 ``[3]``, ``camera_to_srgb`` float32 ``[3, 3]``, ``exposure`` float32.
-    * ``index`` int64, and the texts ``sample_id``, ``camera``, ``cfa_pattern``, ``noise_model``.
+    * ``crop_top``, ``crop_left`` int64: where the crop lay in the sample, in packed pixels; ``orientation`` int64, how
+      it was turned (:data:`aura.augment.ORIENTATIONS`).
+    * ``index`` int64, ``source`` int64 (number of the dataset it comes from), and the texts ``sample_id``, ``camera``,
+      ``cfa_pattern``, ``noise_model``.
 
     Attributes:
         dataset: the handle it reads through.
         table: the samples table (:data:`storage.samples.SAMPLE_SCHEMA`), row i belongs to item i.
+        epoch: what is drawn for an item (crop, noise) follows from it; see :meth:`set_epoch`.
     """
 
     def __init__(
         self,
         url: str | os.PathLike[str] | Location,
-        version: int | str | None = None,
+        version: VersionName = None,
         transform: Transform | None = None,
+        *,
+        cutting: Cutting | None = None,
+        seed: int = 0,
+        transport: TransportName = "auto",
     ) -> None:
         """Open a dataset and read its table of samples.
 
         Args:
             url: where the dataset lies.
-            version: a published version by number or tag, None for the newest, or ``"unpublished"`` for all shards
+            version: a published version's number or tag, None for the newest, or ``"unpublished"`` for all shards
                 finished by now.
             transform: is applied to each item, in the process that reads it.
+            cutting: crops, augmentation and noise on reading; None gives whole samples, with their source pixels where
+                the dataset keeps them.
+            seed: of what is drawn.
+            transport: how S3 is read, see :func:`storage.transport.open_transport`.
 
         Raises:
             MissingFileError: there is no dataset, no such version, or no version at all.
+            InvalidInputError: the dataset cannot be read as ``cutting`` says.
             IntegrityError: a table is damaged.
             StorageAccessError: the credentials were refused.
             StorageError: the storage refused.
         """
-        self.dataset, shards, removed = _choose(url, version)
-        self.table = _load_table(self.dataset, shards, removed)
+        self.dataset, shards = choose_version(url, version)
+        self.table: pa.Table = load_samples(self.dataset, shards)
         self.transform = transform
-        self._columns = _columns(self.table)
+        self.epoch = 0
+        self.columns = as_columns([self.table], [self.dataset.recipe.shard_size])
+        self._cutting = cutting or Cutting(srgb=self.dataset.recipe.keep_srgb)
+        self._cutter = Cutter(self.columns, [self.dataset], self._cutting, seed)
+        self._transport: TransportName = transport
         self._handles: _Handles | None = None
 
     def __len__(self) -> int:
         return int(self.table.num_rows)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Draw anew: call it before each epoch, before the DataLoader's workers begin.
+
+        Raises:
+            InvalidInputError: the epoch is negative.
+        """
+        if epoch < 0:
+            raise InvalidInputError(f"Epoch is {epoch}; expected 0 or more.")
+        self.epoch = epoch
 
     def __getitem__(self, item: int) -> Any:
         """Return one sample; negative numbers count from the end.
@@ -122,14 +133,26 @@ class RawDataset(torch.utils.data.Dataset[Any]):
             IndexError: there is no such sample.
             StorageError: the storage refused.
         """
-        places = [self._place(item) for item in items]
+        rows = np.array([self._place(item) for item in items], np.int64)
         with refusals(self.dataset.location.url, "read"):
             handles = self._open()
-            if len(places) == 1:
-                samples = [self._sample(handles, places[0])]
-            else:
-                samples = list(handles.threads.map(lambda place: self._sample(handles, place), places))
+            fetched = handles.frames.fetch(rows, handles.threads)
+
+            def frame(row: int) -> tuple[Frame, Frame | None]:
+                return handles.frames.decode(row, fetched)
+
+            # each item by itself, so that none holds the memory of all
+            batches = [self._cutter.cut(rows[i : i + 1], (self.epoch,), frame) for i in range(rows.size)]
+        samples = [{name: _single(name, value) for name, value in batch.items()} for batch in batches]
         return samples if self.transform is None else [self.transform(sample) for sample in samples]
+
+    def facts(self, item: int) -> dict[str, Any]:
+        """Return everything that is known about a sample, source photograph and crop included, by column name.
+
+        Raises:
+            IndexError: there is no such sample.
+        """
+        return self.columns.facts(self._place(item))
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_handles": None}
@@ -146,67 +169,14 @@ class RawDataset(torch.utils.data.Dataset[Any]):
         ):  # neither connections nor threads survive a fork
             self._handles = _Handles(
                 process=os.getpid(),
-                raw=self.dataset.open_raw(),
-                srgb=self.dataset.open_srgb(),
+                frames=FrameReader(self.columns, [self.dataset], srgb=self._cutting.srgb, transport=self._transport),
                 threads=ThreadPoolExecutor(_LOADERS, thread_name_prefix="samples"),
             )
         return self._handles
 
-    def _sample(self, handles: _Handles, place: int) -> Sample:
-        columns = self._columns
-        index = int(columns["index"][place])
-        planes = np.asarray(handles.raw[index])
-        height, width = int(columns["valid_height_px"][place]) // 2, int(columns["valid_width_px"][place]) // 2
-        black = columns["black_level_dn"][place][:, None, None]
-        white = columns["white_level_dn"][place][:, None, None]
-        raw = np.zeros(planes.shape, np.float32)
-        raw[:, :height, :width] = (planes[:, :height, :width] - black) / (white - black)
-        sample: Sample = {"raw": torch.from_numpy(raw), "valid": torch.tensor([height, width])}
-        if handles.srgb is not None:
-            pixels = np.asarray(handles.srgb[index])
-            sample["srgb"] = torch.from_numpy(np.divide(pixels, np.float32(255), dtype=np.float32))
-        for name in _SCALARS:
-            sample[name] = torch.tensor(columns[name][place])
-        for name in _VECTORS:
-            sample[name] = torch.from_numpy(columns[name][place].copy())
-        sample["camera_to_srgb"] = sample["camera_to_srgb"].reshape(3, 3)
-        sample["iso"] = int(columns["iso"][place])
-        sample["index"] = index
-        return sample | {name: str(columns[name][place]) for name in _TEXTS}
 
-
-def _choose(
-    url: str | os.PathLike[str] | Location, version: int | str | None
-) -> tuple[Dataset, list[int], frozenset[int]]:
-    """Return the dataset, the shards that are read, and the indexes of samples in them that are not."""
-    dataset = open_dataset(url)
-    if version == "unpublished":
-        return dataset, dataset.committed_shards(), frozenset()
-    if version is not None and not isinstance(version, (int, str)):
-        raise InvalidInputError(
-            f"version is {version!r}; give a number or a tag, None for the newest, or 'unpublished'."
-        )
-    number = resolve_version(dataset.location, version)
-    chosen = read_version(dataset.location, number)
-    return replace(dataset, version=number), [shard.shard for shard in chosen.shards], chosen.removed
-
-
-def _load_table(dataset: Dataset, shards: list[int], removed: frozenset[int]) -> pa.Table:
-    if not shards:
-        return SAMPLE_SCHEMA.empty_table()
-    with ThreadPoolExecutor(_LOADERS) as pool:
-        tables = [table.replace_schema_metadata(None) for table in pool.map(dataset.samples, shards)]
-    table = pa.concat_tables(tables).combine_chunks()
-    if removed:
-        table = table.filter(pa.array([index not in removed for index in table["index"].to_pylist()], pa.bool_()))
-    return table.combine_chunks()
-
-
-def _columns(table: pa.Table) -> dict[str, npt.NDArray[Any]]:
-    columns: dict[str, npt.NDArray[Any]] = {name: table[name].to_numpy() for name in _INTEGERS + _TEXTS}
-    for name in _SCALARS:
-        columns[name] = table[name].to_numpy().astype(np.float32)
-    for name, length in _VECTORS.items():
-        flat = table[name].combine_chunks().flatten() if table.num_rows else pa.array([], pa.float32())
-        columns[name] = flat.to_numpy().astype(np.float32).reshape(-1, length)
-    return columns
+def _single(name: str, value: Any) -> Any:
+    first = value[0]
+    if name in _PLAIN:
+        return int(first)
+    return torch.as_tensor(first) if isinstance(value, np.ndarray) else first

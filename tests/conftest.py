@@ -91,7 +91,7 @@ def free_ports(count: int) -> list[int]:
 
 
 @contextmanager
-def run_s3_server(folder: Path) -> Iterator[S3Server]:
+def run_s3_server(folder: Path, *options: str) -> Iterator[S3Server]:
     """Run SeaweedFS on free ports with keys, until the block ends; it is stopped by its own process id."""
     names = ["s3.port", "s3.port.grpc", "master.port", "master.port.grpc", "volume.port", "volume.port.grpc",
              "filer.port", "filer.port.grpc", "admin.port", "admin.port.grpc"]  # fmt: skip
@@ -112,7 +112,7 @@ def run_s3_server(folder: Path) -> Iterator[S3Server]:
         shutil.which("weed", path=str(Path(sys.executable).parent)) or shutil.which("weed") or "weed",
         "mini", f"-dir={folder / 'data'}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-s3.config={folder / 's3.json'}",
         "-webdav=false", "-admin.ui=false", "-s3.port.lance=0", "-s3.port.iceberg=0", "-master.telemetry=false",
-        *(f"-{name}={port}" for name, port in zip(names, ports, strict=True)),
+        *(f"-{name}={port}" for name, port in zip(names, ports, strict=True)), *options,
     ]  # fmt: skip
     log = (folder / "weed.log").open("wb")
     process = subprocess.Popen(

@@ -21,6 +21,7 @@ settings.register_profile("storage", deadline=None)  # a loaded machine is not a
 settings.load_profile("storage")
 
 CAMERA = "canon-eos-5d-mark-iv"
+MakeDataset = Callable[..., Dataset]
 
 
 @pytest.fixture(params=["local", "s3"])

@@ -150,7 +150,9 @@ def test_what_is_missing_is_said(make_dataset: MakeDataset, published: Dataset) 
     with pytest.raises(MissingFileError, match="no version 7; published: 1"):
         RawDataset(published.location, 7)
     with pytest.raises(InvalidInputError, match="give a number"):
-        RawDataset(published.location, "latest")  # type: ignore[arg-type]
+        RawDataset(published.location, 1.0)  # type: ignore[arg-type]
+    with pytest.raises(MissingFileError, match="no version tagged 'latest'; tags: none"):
+        RawDataset(published.location, "latest")
     with pytest.raises(MissingFileError, match="holds no dataset"):
         RawDataset(published.location.join("none"))
     assert make_dataset  # the same place

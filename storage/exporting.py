@@ -1,0 +1,198 @@
+"""A version's samples in other people's formats: WebDataset tars, and COCO's folder of images beside one JSON file."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+
+from aura.bayer import unpack
+from aura.errors import DatasetConflictError
+from aura.isp import render
+from aura.sensor.simulate import normalise_raw
+from storage.dataset import Dataset
+from storage.frames import FrameReader
+from storage.location import Location, locate
+from storage.plan import shard_name
+from storage.sample_columns import VersionName, as_columns, choose_version, load_samples
+
+CocoImages = Literal["mosaic", "rendered"]
+Progress = Callable[[int, int], None]
+"""Called with the samples written and the samples there are."""
+
+_READERS: Final = 4
+_COCO_NAME: Final = "instances.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """What an export made.
+
+    Attributes:
+        place: where it lies.
+        samples: how many samples.
+        objects: how many files.
+    """
+
+    place: str
+    samples: int
+    objects: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Sample:
+    raw: npt.NDArray[np.uint16]
+    srgb: npt.NDArray[np.uint8] | None
+    row: dict[str, Any]
+
+    @property
+    def key(self) -> str:
+        return f"{self.row['index']:08d}"
+
+
+def export_webdataset(
+    dataset_url: str | Location, target_url: str | Location, version: VersionName, on_progress: Progress
+) -> Exported:
+    """Write a tar per shard; in it for each sample ``NNNNNNNN.raw.npy``, ``.srgb.npy`` where kept, and ``.json``.
+
+    ``raw.npy`` is uint16 DN ``[4, h, w]`` in R, Gr, Gb, B and ``srgb.npy`` uint8 ``[3, 2h, 2w]``, of the valid area
+    alone; ``json`` is the sample's row (:class:`storage.samples.SampleRow`). Equal samples give equal bytes.
+
+    Args:
+        dataset_url: the dataset.
+        target_url: an empty place.
+        version: as :class:`storage.reading.RawDataset` takes it.
+        on_progress: is called after each sample.
+
+    Raises:
+        MissingFileError: there is no such dataset or version.
+        DatasetConflictError: the target is not empty.
+        StorageError: a storage refused.
+    """
+    target = _require_empty(locate(target_url))
+    dataset, shards = choose_version(dataset_url, version)
+    done, total, written = 0, load_samples(dataset, shards).num_rows, 0
+    for shard in shards:
+        archive = io.BytesIO()
+        with tarfile.open(fileobj=archive, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+            for sample in _read(dataset, [shard]):
+                _add(tar, f"{sample.key}.raw.npy", _npy(sample.raw))
+                if sample.srgb is not None:
+                    _add(tar, f"{sample.key}.srgb.npy", _npy(sample.srgb))
+                _add(tar, f"{sample.key}.json", json.dumps(sample.row, sort_keys=True).encode())
+                done += 1
+                on_progress(done, total)
+        if dataset.samples(shard).num_rows:
+            target.join(shard_name(shard).replace(".parquet", ".tar")).write(archive.getvalue())
+            written += 1
+    return Exported(target.url, done, written)
+
+
+def export_coco(
+    dataset_url: str | Location,
+    target_url: str | Location,
+    version: VersionName,
+    on_progress: Progress,
+    images: CocoImages = "mosaic",
+) -> Exported:
+    """Write ``images/NNNNNNNN.png`` and ``instances.json`` (https://cocodataset.org/#format-data).
+
+    ``mosaic`` images are 16-bit grey PNG of the Bayer mosaic's DN, ``rendered`` ones 8-bit sRGB by the reference
+    renderer (:func:`aura.isp.render`); both of the valid area alone. Each entry of ``images`` also has ``raw``: the
+    sample's row, with CFA pattern, levels, noise and source. Samples carry no labels yet, so ``annotations`` is empty.
+
+    Args:
+        dataset_url: the dataset.
+        target_url: an empty place.
+        version: as :class:`storage.reading.RawDataset` takes it.
+        on_progress: is called after each sample.
+        images: what the images are.
+
+    Raises:
+        MissingFileError: there is no such dataset or version.
+        DatasetConflictError: the target is not empty.
+        StorageError: a storage refused.
+    """
+    target = _require_empty(locate(target_url))
+    dataset, shards = choose_version(dataset_url, version)
+    total = load_samples(dataset, shards).num_rows
+    entries: list[dict[str, Any]] = []
+    for sample in _read(dataset, shards):
+        name = f"{sample.key}.png"
+        target.join("images", name).write(_png(sample, images))
+        height, width = 2 * sample.raw.shape[1], 2 * sample.raw.shape[2]
+        entries.append(
+            {"id": sample.row["index"], "file_name": name, "height": height, "width": width, "raw": sample.row}
+        )
+        on_progress(len(entries), total)
+    document = {
+        "info": {
+            "description": f"{dataset.location.url}, version {dataset.version}",
+            "images": "16-bit Bayer mosaic, DN" if images == "mosaic" else "sRGB by the reference renderer",
+        },
+        "licenses": [],
+        "images": entries,
+        "annotations": [],
+        "categories": [],
+    }
+    target.join(_COCO_NAME).write(json.dumps(document, sort_keys=True).encode())  # last: it says the export is whole
+    return Exported(target.url, len(entries), len(entries) + 1)
+
+
+def _require_empty(target: Location) -> Location:
+    target.check_reachable()
+    if names := target.names():
+        raise DatasetConflictError(f"{target.url} is not empty (it holds {names[0]}). Choose an empty place.")
+    return target
+
+
+def _read(dataset: Dataset, shards: list[int]) -> Iterator[_Sample]:
+    """Yield the samples of shards, one shard after the other."""
+    with ThreadPoolExecutor(_READERS) as pool:
+        for shard in shards:
+            columns = as_columns([load_samples(dataset, [shard])], [dataset.recipe.shard_size])
+            reader = FrameReader(columns, [dataset], srgb=dataset.recipe.keep_srgb)
+            fetched = reader.fetch(np.arange(len(columns)), pool)
+            for row in range(len(columns)):
+                raw, srgb = reader.decode(row, fetched)
+                yield _cut(raw, srgb, columns.facts(row))
+
+
+def _cut(raw: npt.NDArray[Any], srgb: npt.NDArray[Any] | None, row: dict[str, Any]) -> _Sample:
+    height, width = row["valid_height_px"], row["valid_width_px"]
+    return _Sample(raw[:, : height // 2, : width // 2], None if srgb is None else srgb[:, :height, :width], row)
+
+
+def _npy(array: npt.NDArray[Any]) -> bytes:
+    target = io.BytesIO()
+    np.save(target, np.ascontiguousarray(array), allow_pickle=False)
+    return target.getvalue()
+
+
+def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
+    entry = tarfile.TarInfo(name)  # without time or owner, so that equal samples give equal bytes
+    entry.size = len(data)
+    tar.addfile(entry, io.BytesIO(data))
+
+
+def _png(sample: _Sample, images: CocoImages) -> bytes:
+    row, raw = sample.row, torch.from_numpy(sample.raw.astype(np.int32))
+    if images == "mosaic":
+        picture = Image.fromarray(unpack(raw, row["cfa_pattern"]).numpy().astype(np.uint16))
+    else:
+        normalised = normalise_raw(raw, row["black_level_dn"], row["white_level_dn"])
+        matrix = torch.tensor(row["camera_to_srgb"]).reshape(3, 3)
+        rendered = render(normalised, row["cfa_pattern"], torch.tensor(row["wb_gains"]), matrix)
+        picture = Image.fromarray((rendered * 255).round().byte().permute(1, 2, 0).numpy())
+    target = io.BytesIO()
+    picture.save(target, "PNG")
+    return target.getvalue()
