@@ -2,20 +2,38 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from aura.errors import InvalidInputError
 from storage.chunks import SampleChunks
 from storage.crops import Frame
 from storage.dataset import Dataset
+from storage.frame_cache import FrameCache
 from storage.location import refusals
 from storage.sample_columns import SampleColumns
 from storage.transport import Bytes, TransportName, open_transport
+
+
+@dataclass(frozen=True, slots=True)
+class Caching:
+    """A cache of decoded samples on a local disk.
+
+    Attributes:
+        folder: where it lies; processes and runs that read the same samples share it. It may be deleted at any time
+            when nobody reads.
+        gib: how much it may hold.
+    """
+
+    folder: str | os.PathLike[str]
+    gib: float = 16.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +48,13 @@ class FrameReader:
     """Reads samples through handles of its own; make one in each process."""
 
     def __init__(
-        self, columns: SampleColumns, datasets: Sequence[Dataset], *, srgb: bool, transport: TransportName = "auto"
+        self,
+        columns: SampleColumns,
+        datasets: Sequence[Dataset],
+        *,
+        srgb: bool,
+        transport: TransportName = "auto",
+        caching: Caching | None = None,
     ) -> None:
         """Open the arrays of the datasets.
 
@@ -47,15 +71,18 @@ class FrameReader:
             SampleChunks(each.location, "srgb", way) if srgb and each.recipe.keep_srgb else None
             for each, way in zip(datasets, ways, strict=True)
         ]
+        self._caches = [] if caching is None else self._open_caches(caching)
 
     def fetch(self, rows: npt.NDArray[np.int64], pool: Executor) -> dict[int, Fetched]:
         """Begin to read samples: per shard one task, which reads neighbours at once.
 
         Returns:
-            By row what :meth:`decode` takes.
+            By row what :meth:`decode` takes; nothing for those in the cache.
         """
         columns = self._columns
         distinct = np.unique(rows)
+        if self._caches:
+            distinct = distinct[[not all(cache.has(row) for cache in self._caches) for row in distinct.tolist()]]
         groups: dict[tuple[int, int], list[int]] = {}
         for row, source, shard in zip(
             distinct.tolist(), columns.source[distinct].tolist(), columns.shard[distinct].tolist(), strict=True
@@ -79,14 +106,40 @@ class FrameReader:
             IntegrityError: its chunk is damaged.
             StorageError: the storage refused.
         """
+        if row not in fetched:
+            kept = [cache.frame(row) for cache in self._caches]
+            return kept[0], kept[1] if len(kept) > 1 else None
         source = int(self._columns.source[row])
         raw, srgb = fetched[row].chunks.result()
         place, pixels = fetched[row].place, self._srgb[source]
         frame: npt.NDArray[Any] = self._raw[source].decode(raw[place])
-        return frame, None if srgb is None or pixels is None else pixels.decode(srgb[place])
+        source_pixels = None if srgb is None or pixels is None else pixels.decode(srgb[place])
+        for cache, decoded in zip(self._caches, (frame, source_pixels), strict=False):
+            cache.keep(row, decoded)
+        return frame, source_pixels
+
+    def _open_caches(self, caching: Caching) -> list[FrameCache]:
+        """Open a cache of the RAW, and one of the source pixels where they are wanted."""
+        arrays = [self._raw, *([self._srgb] if all(one is not None for one in self._srgb) else [])]
+        whole = sum(_sample_bytes(array[0]) for array in arrays if array[0] is not None)
+        identity = [text for table in self._columns.tables for text in table["sample_id"].to_pylist()]
+        caches = []
+        for name, array in zip(("raw", "srgb"), arrays, strict=False):
+            first = array[0]
+            if first is None or any(one is None or one.shape != first.shape for one in array):
+                raise InvalidInputError("The sources' samples differ in size; a cache needs them alike. Leave it out.")
+            room = int(caching.gib * 2**30 * _sample_bytes(first) / whole)
+            caches.append(
+                FrameCache(Path(caching.folder), [name, *identity], first.shape, first.dtype, len(self._columns), room)
+            )
+        return caches
 
     def _read(self, source: int, shard: int, indexes: Sequence[int]) -> tuple[list[Bytes], list[Bytes] | None]:
         raw, srgb = self._raw[source], self._srgb[source]
         slots = [index - shard * raw.shard_size for index in indexes]
         with refusals(self._urls[source], "read"):
             return raw.read(shard, slots), None if srgb is None else srgb.read(shard, slots)
+
+
+def _sample_bytes(array: SampleChunks) -> int:
+    return int(np.prod(array.shape)) * array.dtype.itemsize

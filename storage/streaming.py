@@ -15,7 +15,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from aura.errors import InvalidInputError
 from storage.crops import Cutter, Cutting, Frame
-from storage.frames import Fetched, FrameReader
+from storage.frames import Caching, Fetched, FrameReader
 from storage.location import Location
 from storage.order import Batch, Progress, Shape, Visits, batches_of, epoch_visits, rank_part, whole_batches
 from storage.recipe import canonical_json
@@ -75,6 +75,7 @@ class RawStream(IterableDataset[dict[str, Any]]):
         ranks: int = 1,
         memory_mib: int = 256,
         transport: TransportName = "auto",
+        caching: Caching | None = None,
     ) -> None:
         """Open the sources and read their tables of samples.
 
@@ -93,6 +94,7 @@ class RawStream(IterableDataset[dict[str, Any]]):
             ranks: how many train together.
             memory_mib: how much a worker should hold; the least is what the samples of one batch need.
             transport: how S3 is read, see :func:`storage.transport.open_transport`.
+            caching: keep decoded samples on a local disk, so that later epochs neither fetch nor decode them.
 
         Raises:
             MissingFileError: there is no dataset, no such version, or no version at all.
@@ -115,6 +117,7 @@ class RawStream(IterableDataset[dict[str, Any]]):
         self._length = samples_per_epoch
         self._shuffle, self._drop_last, self._seed = shuffle, drop_last, seed
         self._rank, self._ranks, self._transport = rank, ranks, transport
+        self._caching = caching
         self._sample_bytes = max(map(self._size_of, range(len(self._datasets))))
         fitting = (memory_mib << 20) // (_HELD_AT_ONCE * self._sample_bytes)
         step = whole_batches(1, crops_per_sample, batch_size)
@@ -233,7 +236,9 @@ class RawStream(IterableDataset[dict[str, Any]]):
         self, visits: Visits, shape: Shape, blocks: Sequence[int], pool: Executor
     ) -> Iterator[tuple[int, _Block]]:
         """Yield blocks, the next of which is on its way while one is used."""
-        reader = FrameReader(self.columns, self._datasets, srgb=self._cutting.srgb, transport=self._transport)
+        reader = FrameReader(
+            self.columns, self._datasets, srgb=self._cutting.srgb, transport=self._transport, caching=self._caching
+        )
         coming: _Block | None = None
         for place, block in enumerate(blocks):
             current = coming or _Block(visits.part(*shape.bounds(block)), reader, pool)

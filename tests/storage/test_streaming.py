@@ -13,12 +13,13 @@ import torch
 
 from aura.augment import ORIENTATIONS
 from aura.bayer import CFA_PATTERNS, pack_rgb
-from aura.errors import InvalidInputError, MissingFileError
+from aura.errors import InvalidInputError, MissingFileError, StorageError
 from aura.sensor.catalog import load_profile
 from storage import streaming
+from storage.chunks import SampleChunks
 from storage.crops import Cutting
 from storage.dataset import Dataset, create_or_open
-from storage.frames import FrameReader
+from storage.frames import Caching, FrameReader
 from storage.location import Location, locate
 from storage.reading import RawDataset
 from storage.shard import ShardData, write_shard
@@ -328,6 +329,39 @@ def test_the_next_block_is_on_its_way_and_no_third_is_held(dataset: Dataset, mon
         assert len(alive) <= 2
         assert all(len(block._decoded) <= 4 for block in alive)
     assert fetched == [4, 4, 4, 4, 4, 2]
+
+
+def test_a_cache_gives_the_same_without_reading_again(
+    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def new(gib: float) -> RawStream:
+        cutting, caching = Cutting(crop=8, srgb=True), Caching(tmp_path / "cache", gib)
+        return RawStream(dataset.location, batch_size=4, cutting=cutting, crops_per_sample=2, caching=caching)
+
+    plain = RawStream(dataset.location, batch_size=4, cutting=Cutting(crop=8, srgb=True), crops_per_sample=2)
+    expected = [(batch["raw"], batch["srgb"]) for batch in plain]
+    sample = (4 * 32 * 32 * 2) + (3 * 64 * 64)
+    read: list[int] = []
+    chunks = SampleChunks.read
+
+    def counted(self: SampleChunks, shard: int, slots: Any) -> Any:
+        read.append(len(slots))
+        return chunks(self, shard, slots)
+
+    monkeypatch.setattr(SampleChunks, "read", counted)
+    for gib, first, later in ((10.5 * sample / 2**30, 2 * SAMPLES, 2 * (SAMPLES - 10)), (1.0, 2 * (SAMPLES - 10), 0)):
+        for reads in (first, later):
+            read.clear()
+            found = [(batch["raw"], batch["srgb"]) for batch in new(gib)]
+            assert sum(read) == reads
+            assert all(torch.equal(one[k], two[k]) for one, two in zip(found, expected, strict=True) for k in (0, 1))
+
+
+def test_a_cache_without_room_on_disk_says_so(dataset: Dataset, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    stream = RawStream(dataset.location, batch_size=4, caching=Caching(tmp_path / "file"))
+    with pytest.raises(StorageError, match="Cannot keep a cache"):
+        next(iter(stream))
 
 
 def test_memory_is_bounded_as_stated(dataset: Dataset) -> None:
