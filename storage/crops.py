@@ -212,10 +212,9 @@ class Cutter:
         target = images["raw"].numpy()
         _blank(target, height, width)
         signal = target[:, :height, :width]
-        signal[:] = piece
         black = facts["black_level_dn"][place][:, None, None]
         range_dn = facts["white_level_dn"][place][:, None, None] - black
-        signal -= black
+        np.subtract(piece, black, out=signal, dtype=np.float32)
         if factor is not None:
             _expose(signal, factor, range_dn)
         if self._cutting.clean:
