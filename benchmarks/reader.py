@@ -105,7 +105,7 @@ def main() -> None:
     work = options.work
     console.print(f"{len(samples)} samples of 512x512 px, {CROPS} crops of {SIDE}x{SIDE} packed pixels each")
     codecs = _codecs(samples, rows, console)
-    contenders = _contenders(dataset, samples, rows, work)
+    contenders = _contenders(dataset, samples, rows, work, options.layouts)
     with tempfile.TemporaryDirectory() as folder, _metered_server(Path(folder)) as (server, sent):
         os.environ |= server.environment() | {"AWS_ALLOW_HTTP": "true"}  # litdata asks for the latter
         for contender in contenders:
@@ -181,9 +181,13 @@ def _samples(dataset: RawDataset, count: int) -> tuple[list[Record], list[dict[s
 
 
 def _contenders(
-    dataset: RawDataset, samples: Sequence[Record], rows: Sequence[dict[str, Any]], work: Path
+    dataset: RawDataset,
+    samples: Sequence[Record],
+    rows: Sequence[dict[str, Any]],
+    work: Path,
+    layouts: Sequence[Layout],
 ) -> list[Contender]:
-    ours = work / "ours"
+    ours = work / f"ours-{len(samples)}"
     write_once(ours, lambda folder, _: _write_ours(folder, dataset, samples, rows), iter(()))
     found = [
         Contender("ours", partial(_read_ours, "obstore"), ours),
@@ -191,8 +195,8 @@ def _contenders(
         Contender("ours from its cache", partial(_read_ours_cached, work / "cache"), ours, ("local",)),
     ]
     for name, (write, read) in PEERS.items():
-        for layout in LAYOUTS:
-            folder = work / f"{name}-{'cut' if layout == 'cut' else 'whole'}"
+        for layout in layouts:
+            folder = work / f"{name}-{'cut' if layout == 'cut' else 'whole'}-{len(samples)}"
             write_once(folder, write, records_of(samples, layout, SIDE))
             reading = Reading(layout, SIDE, CROPS, BATCH, WORKERS)
             found.append(Contender(f"{name} {layout}", partial(_read_peer, read, reading), folder))
@@ -283,6 +287,8 @@ def _figures(
     for place, readings in measured.items():
         for layout in LAYOUTS:
             peers = {name: readings[name] for name in readings if name.endswith(f" {layout}")}
+            if not peers:
+                continue
             best = max(peers, key=lambda name: statistics.median(one.rate for one in peers[name]))
             for name, suffix in OURS[place].items():
                 ratios = [mine.rate / his.rate for mine, his in zip(readings[name], peers[best], strict=True)]
@@ -426,6 +432,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--work", type=Path, default=ROOT / "build" / "bench-reader", help="where the formats are kept")
     parser.add_argument("--dataset", type=Path, help="of samples with a canvas of 512; made of the photographs if none")
     parser.add_argument("--samples", type=int, default=256, help="how many samples are read")
+    parser.add_argument("--layouts", nargs="+", choices=LAYOUTS, default=LAYOUTS, help="what peers' records are")
     parser.add_argument("--rounds", type=int, default=5, help="how often each reads everything")
     options = parser.parse_args()
     options.dataset = options.dataset or options.work / "dataset"

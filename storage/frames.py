@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor, Future
@@ -115,24 +116,32 @@ class FrameReader:
         frame: npt.NDArray[Any] = self._raw[source].decode(raw[place])
         source_pixels = None if srgb is None or pixels is None else pixels.decode(srgb[place])
         for cache, decoded in zip(self._caches, (frame, source_pixels), strict=False):
-            cache.keep(row, decoded)
+            if decoded is not None:
+                cache.keep(row, decoded)
         return frame, source_pixels
 
     def _open_caches(self, caching: Caching) -> list[FrameCache]:
-        """Open a cache of the RAW, and one of the source pixels where they are wanted."""
-        arrays = [self._raw, *([self._srgb] if all(one is not None for one in self._srgb) else [])]
-        whole = sum(_sample_bytes(array[0]) for array in arrays if array[0] is not None)
-        identity = [text for table in self._columns.tables for text in table["sample_id"].to_pylist()]
-        caches = []
-        for name, array in zip(("raw", "srgb"), arrays, strict=False):
-            first = array[0]
-            if first is None or any(one is None or one.shape != first.shape for one in array):
-                raise InvalidInputError("The sources' samples differ in size; a cache needs them alike. Leave it out.")
-            room = int(caching.gib * 2**30 * _sample_bytes(first) / whole)
-            caches.append(
-                FrameCache(Path(caching.folder), [name, *identity], first.shape, first.dtype, len(self._columns), room)
+        """Open a cache of the RAW, and one of the source pixels where all sources give them."""
+        pixels = [one for one in self._srgb if one is not None]
+        arrays = {"raw": self._raw} | ({"srgb": pixels} if len(pixels) == len(self._raw) else {})
+        uneven = any(one.shape != array[0].shape for array in arrays.values() for one in array)
+        if uneven or 0 < len(pixels) < len(self._raw):
+            raise InvalidInputError(
+                "The sources' samples differ in size or kind, which a cache cannot hold. Leave it out."
             )
-        return caches
+        whole = sum(_sample_bytes(array[0]) for array in arrays.values())
+        identity = [text for table in self._columns.tables for text in table["sample_id"].to_pylist()]
+        return [
+            FrameCache(
+                Path(caching.folder),
+                [name, *identity],
+                array[0].shape,
+                array[0].dtype,
+                len(self._columns),
+                int(caching.gib * 2**30 * _sample_bytes(array[0]) / whole),
+            )
+            for name, array in arrays.items()
+        ]
 
     def _read(self, source: int, shard: int, indexes: Sequence[int]) -> tuple[list[Bytes], list[Bytes] | None]:
         raw, srgb = self._raw[source], self._srgb[source]
@@ -142,4 +151,5 @@ class FrameReader:
 
 
 def _sample_bytes(array: SampleChunks) -> int:
-    return int(np.prod(array.shape)) * array.dtype.itemsize
+    size: int = math.prod(array.shape) * array.dtype.itemsize
+    return size

@@ -23,6 +23,8 @@ from storage.sample_columns import VersionName, as_columns, choose_version, load
 from storage.transport import TransportName
 
 _FETCHERS: Final = 8
+_LEAST_BLOCKS: Final = 8
+"""Of a small dataset, so that several workers have something to do."""
 _HELD_AT_ONCE: Final = 3
 """A block is held decoded, beside it encoded, and the next one encoded; encoding never makes it larger."""
 
@@ -119,12 +121,12 @@ class RawStream(IterableDataset[dict[str, Any]]):
         self._rank, self._ranks, self._transport = rank, ranks, transport
         self._caching = caching
         self._sample_bytes = max(map(self._size_of, range(len(self._datasets))))
-        fitting = (memory_mib << 20) // (_HELD_AT_ONCE * self._sample_bytes)
-        step = whole_batches(1, crops_per_sample, batch_size)
-        self._block_visits = max(step, fitting // step * step)
         self._progress = Progress()
         self.epoch = 0
-        self._visits()  # refuses wrong ranks and weights now
+        fitting = (memory_mib << 20) // (_HELD_AT_ONCE * self._sample_bytes)
+        step = whole_batches(1, crops_per_sample, batch_size)
+        shared = whole_batches(-(-len(self._visits()) // _LEAST_BLOCKS), crops_per_sample, batch_size)
+        self._block_visits = max(step, min(fitting // step * step, shared))
 
     @property
     def memory_bytes(self) -> int:

@@ -246,7 +246,7 @@ def _second_epoch(stream: RawStream) -> RawStream:
 
 def test_a_state_of_another_stream_is_refused(dataset: Dataset, other: Dataset) -> None:
     state = RawStream(dataset.location, batch_size=4).state_dict()
-    with pytest.raises(InvalidInputError, match="batch_size, seed differ"):
+    with pytest.raises(InvalidInputError, match="batch_size, block, seed differ"):
         RawStream(dataset.location, batch_size=5, seed=1).load_state_dict(state)
     with pytest.raises(InvalidInputError, match="data differ"):
         RawStream(other.location, batch_size=4).load_state_dict(state)
@@ -368,6 +368,8 @@ def test_memory_is_bounded_as_stated(dataset: Dataset) -> None:
     sample = 4 * 32 * 32 * 2
     stream = RawStream(dataset.location, batch_size=32, cutting=Cutting(crop=8), memory_mib=1)
     assert stream.memory_bytes == 3 * 32 * sample <= 2**20
+    small = RawStream(dataset.location, batch_size=2, cutting=Cutting(crop=8))
+    assert small.memory_bytes == 3 * 4 * sample  # several blocks, so that several workers have something to do
     larger = RawStream(dataset.location, batch_size=1024, cutting=Cutting(crop=8), memory_mib=1)
     assert larger.memory_bytes == 3 * 1024 * sample  # the samples of one batch are the least
 
