@@ -116,7 +116,9 @@ def write_webdataset(folder: Path, records: Iterator[Record]) -> None:
 def read_litdata(place: str, cache: Path, reading: Reading) -> Iterator[Any]:
     """Yield loaders' batches, pass by pass."""
     import litdata  # noqa: PLC0415
+    from litdata.streaming import downloader  # noqa: PLC0415
 
+    downloader._OBSTORE_CLIENT_OPTIONS["allow_http"] = True  # noqa: SLF001  # it has no other way to say so
     options = {"endpoint_url": os.environ["AWS_ENDPOINT_URL"]} if place.startswith("s3://") else None
     dataset = litdata.StreamingDataset(
         place,

@@ -5,9 +5,9 @@ from __future__ import annotations
 import io
 import json
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -21,9 +21,11 @@ from aura.isp import render
 from aura.sensor.simulate import normalise_raw
 from storage.dataset import Dataset
 from storage.frames import FrameReader
+from storage.labels import read_labels
 from storage.location import Location, locate
 from storage.plan import shard_name
-from storage.sample_columns import VersionName, as_columns, choose_version, load_samples
+from storage.sample_columns import ChosenVersion, VersionName, as_columns, choose_version, load_samples
+from storage.versions import read_version
 
 CocoImages = Literal["mosaic", "rendered"]
 Progress = Callable[[int, int], None]
@@ -65,7 +67,8 @@ def export_webdataset(
     """Write a tar per shard; in it for each sample ``NNNNNNNN.raw.npy``, ``.srgb.npy`` where kept, and ``.json``.
 
     ``raw.npy`` is uint16 DN ``[4, h, w]`` in R, Gr, Gb, B and ``srgb.npy`` uint8 ``[3, 2h, 2w]``, of the valid area
-    alone; ``json`` is the sample's row (:class:`storage.samples.SampleRow`). Equal samples give equal bytes.
+    alone; ``json`` is the sample's row (:class:`storage.samples.SampleRow`), with ``labels`` where the version has
+    some for it. Equal samples give equal bytes.
 
     Args:
         dataset_url: the dataset.
@@ -79,19 +82,20 @@ def export_webdataset(
         StorageError: a storage refused.
     """
     target = _require_empty(locate(target_url))
-    dataset, shards = choose_version(dataset_url, version)
-    done, total, written = 0, load_samples(dataset, shards).num_rows, 0
-    for shard in shards:
-        archive = io.BytesIO()
+    chosen = choose_version(dataset_url, version)
+    done, total, written = 0, load_samples(chosen).num_rows, 0
+    labels = _labels(chosen.dataset)
+    for shard in chosen.shards:
+        archive, before = io.BytesIO(), done
         with tarfile.open(fileobj=archive, mode="w", format=tarfile.USTAR_FORMAT) as tar:
-            for sample in _read(dataset, [shard]):
+            for sample in _read(replace(chosen, shards=(shard,)), labels):
                 _add(tar, f"{sample.key}.raw.npy", _npy(sample.raw))
                 if sample.srgb is not None:
                     _add(tar, f"{sample.key}.srgb.npy", _npy(sample.srgb))
                 _add(tar, f"{sample.key}.json", json.dumps(sample.row, sort_keys=True).encode())
                 done += 1
                 on_progress(done, total)
-        if dataset.samples(shard).num_rows:
+        if done > before:
             target.join(shard_name(shard).replace(".parquet", ".tar")).write(archive.getvalue())
             written += 1
     return Exported(target.url, done, written)
@@ -108,7 +112,8 @@ def export_coco(
 
     ``mosaic`` images are 16-bit grey PNG of the Bayer mosaic's DN, ``rendered`` ones 8-bit sRGB by the reference
     renderer (:func:`aura.isp.render`); both of the valid area alone. Each entry of ``images`` also has ``raw``: the
-    sample's row, with CFA pattern, levels, noise and source. Samples carry no labels yet, so ``annotations`` is empty.
+    sample's row, with CFA pattern, levels, noise, source, and ``labels`` where the version has some for it. Boxes are
+    not known as such yet, so ``annotations`` is empty.
 
     Args:
         dataset_url: the dataset.
@@ -123,10 +128,10 @@ def export_coco(
         StorageError: a storage refused.
     """
     target = _require_empty(locate(target_url))
-    dataset, shards = choose_version(dataset_url, version)
-    total = load_samples(dataset, shards).num_rows
+    chosen = choose_version(dataset_url, version)
+    dataset, total = chosen.dataset, load_samples(chosen).num_rows
     entries: list[dict[str, Any]] = []
-    for sample in _read(dataset, shards):
+    for sample in _read(chosen, _labels(dataset)):
         name = f"{sample.key}.png"
         target.join("images", name).write(_png(sample, images))
         height, width = 2 * sample.raw.shape[1], 2 * sample.raw.shape[2]
@@ -155,16 +160,26 @@ def _require_empty(target: Location) -> Location:
     return target
 
 
-def _read(dataset: Dataset, shards: list[int]) -> Iterator[_Sample]:
-    """Yield the samples of shards, one shard after the other."""
+def _labels(dataset: Dataset) -> dict[str, dict[str, Any]]:
+    """Return the version's labels, if it has any, by sample id."""
+    version = None if dataset.version is None else read_version(dataset.location, dataset.version)
+    table = None if version is None else read_labels(dataset, version)
+    return {} if table is None else {row.pop("sample_id"): row for row in table.to_pylist()}
+
+
+def _read(chosen: ChosenVersion, labels: Mapping[str, dict[str, Any]]) -> Iterator[_Sample]:
+    """Yield the samples of a version, shard by shard."""
+    dataset = chosen.dataset
     with ThreadPoolExecutor(_READERS) as pool:
-        for shard in shards:
-            columns = as_columns([load_samples(dataset, [shard])], [dataset.recipe.shard_size])
+        for shard in chosen.shards:
+            columns = as_columns([load_samples(replace(chosen, shards=(shard,)))], [dataset.recipe.shard_size])
             reader = FrameReader(columns, [dataset], srgb=dataset.recipe.keep_srgb)
             fetched = reader.fetch(np.arange(len(columns)), pool)
             for row in range(len(columns)):
                 raw, srgb = reader.decode(row, fetched)
-                yield _cut(raw, srgb, columns.facts(row))
+                facts = columns.facts(row)
+                named = {"labels": labels[facts["sample_id"]]} if facts["sample_id"] in labels else {}
+                yield _cut(raw, srgb, facts | named)
 
 
 def _cut(raw: npt.NDArray[Any], srgb: npt.NDArray[Any] | None, row: dict[str, Any]) -> _Sample:

@@ -54,7 +54,7 @@ class FrameReader:
         datasets: Sequence[Dataset],
         *,
         srgb: bool,
-        transport: TransportName = "auto",
+        transport: TransportName = "fsspec",
         caching: Caching | None = None,
     ) -> None:
         """Open the arrays of the datasets.

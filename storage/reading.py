@@ -73,7 +73,7 @@ class RawDataset(torch.utils.data.Dataset[Any]):
         *,
         cutting: Cutting | None = None,
         seed: int = 0,
-        transport: TransportName = "auto",
+        transport: TransportName = "fsspec",
     ) -> None:
         """Open a dataset and read its table of samples.
 
@@ -94,8 +94,9 @@ class RawDataset(torch.utils.data.Dataset[Any]):
             StorageAccessError: the credentials were refused.
             StorageError: the storage refused.
         """
-        self.dataset, shards = choose_version(url, version)
-        self.table: pa.Table = load_samples(self.dataset, shards)
+        chosen = choose_version(url, version)
+        self.dataset = chosen.dataset
+        self.table: pa.Table = load_samples(chosen)
         self.transform = transform
         self.epoch = 0
         self.columns = as_columns([self.table], [self.dataset.recipe.shard_size])

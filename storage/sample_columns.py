@@ -11,13 +11,14 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from aura.errors import InvalidInputError, MissingFileError
+from aura.errors import InvalidInputError
 from storage.dataset import Dataset, open_dataset
 from storage.location import Location
 from storage.samples import SAMPLE_SCHEMA
 from storage.tables import row_at
-from storage.versions import list_versions, read_version
+from storage.versions import read_version, resolve_version
 
 VersionName = int | str | None
 """A published version's number, its tag, None for the newest, or ``unpublished`` for whatever is finished by now."""
@@ -85,8 +86,23 @@ class SampleColumns:
         return row_at(self.tables[source], row - self.starts[source])
 
 
-def choose_version(url: str | os.PathLike[str] | Location, version: VersionName) -> tuple[Dataset, list[int]]:
-    """Open a dataset and list the shards of a version.
+@dataclass(frozen=True, slots=True)
+class ChosenVersion:
+    """What of a dataset is read.
+
+    Attributes:
+        dataset: the handle, with the version's number.
+        shards: ascending.
+        removed: indexes of samples that lie in the shards and are not in the version.
+    """
+
+    dataset: Dataset
+    shards: tuple[int, ...]
+    removed: frozenset[int] = frozenset()
+
+
+def choose_version(url: str | os.PathLike[str] | Location, version: VersionName) -> ChosenVersion:
+    """Open a dataset and find what a version holds.
 
     Raises:
         MissingFileError: there is no dataset, no such version or tag, or no version at all.
@@ -96,25 +112,36 @@ def choose_version(url: str | os.PathLike[str] | Location, version: VersionName)
     """
     dataset = open_dataset(url)
     if version == UNPUBLISHED:
-        return dataset, dataset.committed_shards()
-    number = _number_of(dataset.location, version)
+        return ChosenVersion(dataset, tuple(dataset.committed_shards()))
+    if version is not None and not isinstance(version, int | str):
+        raise InvalidInputError(
+            f"version is {version!r}; give a number or a tag, None for the newest, or '{UNPUBLISHED}'."
+        )
+    number = resolve_version(dataset.location, version)
     chosen = read_version(dataset.location, number)
-    return replace(dataset, version=number), [shard.shard for shard in chosen.shards]
+    shards = tuple(shard.shard for shard in chosen.shards)
+    return ChosenVersion(replace(dataset, version=number), shards, chosen.removed)
 
 
-def load_samples(dataset: Dataset, shards: Sequence[int]) -> pa.Table:
-    """Read the samples tables of shards, in their order, as one (:data:`storage.samples.SAMPLE_SCHEMA`).
+def load_samples(chosen: ChosenVersion) -> pa.Table:
+    """Read the samples tables of a version's shards, in their order, as one.
+
+    Returns:
+        A table with :data:`storage.samples.SAMPLE_SCHEMA`, without what was removed.
 
     Raises:
         MissingFileError: a shard is not committed.
         IntegrityError: a table is damaged.
         StorageError: the storage refused.
     """
-    if not shards:
+    if not chosen.shards:
         return SAMPLE_SCHEMA.empty_table()
     with ThreadPoolExecutor(_LOADERS) as pool:
-        tables = [table.replace_schema_metadata(None) for table in pool.map(dataset.samples, shards)]
-    return pa.concat_tables(tables).combine_chunks()
+        tables = [table.replace_schema_metadata(None) for table in pool.map(chosen.dataset.samples, chosen.shards)]
+    table = pa.concat_tables(tables).combine_chunks()
+    if chosen.removed:
+        table = table.filter(pc.invert(pc.is_in(table["index"], value_set=pa.array(sorted(chosen.removed)))))
+    return table.combine_chunks()
 
 
 def as_columns(tables: Sequence[pa.Table], shard_sizes: Sequence[int]) -> SampleColumns:
@@ -141,27 +168,6 @@ def as_columns(tables: Sequence[pa.Table], shard_sizes: Sequence[int]) -> Sample
         tables=tuple(tables),
         starts=tuple(np.cumsum([0, *lengths]).tolist()),
     )
-
-
-def _number_of(location: Location, version: VersionName) -> int:
-    if version is not None and (isinstance(version, bool) or not isinstance(version, int | str)):
-        raise InvalidInputError(
-            f"version is {version!r}; give a number, a tag, None for the newest, or '{UNPUBLISHED}'."
-        )
-    if isinstance(version, int):
-        return version
-    numbers = list_versions(location)
-    if not numbers:
-        raise MissingFileError(
-            f"{location.url} has no published version. Publish one, or read version='{UNPUBLISHED}'."
-        )
-    if version is None:
-        return numbers[-1]
-    tags = {read_version(location, number).tag: number for number in numbers}
-    if version not in tags:
-        known = ", ".join(sorted(tag for tag in tags if tag)) or "none"
-        raise MissingFileError(f"{location.url} has no version tagged {version!r}; tags: {known}.")
-    return tags[version]
 
 
 def _needed() -> list[str]:

@@ -76,7 +76,7 @@ class RawStream(IterableDataset[dict[str, Any]]):
         rank: int = 0,
         ranks: int = 1,
         memory_mib: int = 256,
-        transport: TransportName = "auto",
+        transport: TransportName = "fsspec",
         caching: Caching | None = None,
     ) -> None:
         """Open the sources and read their tables of samples.
@@ -108,10 +108,9 @@ class RawStream(IterableDataset[dict[str, Any]]):
         wanted = [Source(sources, None, version)] if isinstance(sources, str | os.PathLike | Location) else [*sources]
         self._weights = _weights(wanted, version)
         opened = [choose_version(source.url, source.version) for source in wanted]
-        self._datasets = [dataset for dataset, _ in opened]
+        self._datasets = [chosen.dataset for chosen in opened]
         self.columns = as_columns(
-            [load_samples(dataset, shards) for dataset, shards in opened],
-            [dataset.recipe.shard_size for dataset in self._datasets],
+            [load_samples(chosen) for chosen in opened], [dataset.recipe.shard_size for dataset in self._datasets]
         )
         self._cutting = cutting or Cutting()
         self._cutter = Cutter(self.columns, self._datasets, self._cutting, seed)

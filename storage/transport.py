@@ -1,13 +1,15 @@
 """Byte ranges of a dataset's objects, as fast as the place they lie in gives them.
 
-Local objects are mapped into memory. Those on S3 come through s3fs, or through obstore where it is installed: it reads
-in Rust threads, without the interpreter's lock. Handles belong to the process that opened them.
+Local objects are mapped into memory. Those on S3 come through s3fs, or through obstore where that is asked for: it was
+measured to be no faster (``make bench-reader``), and its threads do not survive a fork. Handles belong to the process
+that opened them.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import mmap
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
@@ -17,8 +19,10 @@ from typing import Any, Literal, Protocol
 from aura.errors import InvalidInputError
 from storage.location import Location, refusals, storage_options
 
-TransportName = Literal["auto", "fsspec", "obstore"]
+TransportName = Literal["fsspec", "obstore"]
 Bytes = bytes | memoryview
+
+_obstore_began_in: dict[str, int] = {}
 
 
 class Transport(Protocol):
@@ -33,28 +37,32 @@ class Transport(Protocol):
         ...
 
 
-def open_transport(place: Location, name: TransportName = "auto") -> Transport:
+def open_transport(place: Location, name: TransportName = "fsspec") -> Transport:
     """Open the way to the objects below a place, for this process alone.
 
     Args:
-        place: of the dataset.
-        name: ``auto`` takes obstore for S3 where it is installed, else fsspec; local places are always mapped.
+        place: of the dataset; local places are mapped, whatever the name.
+        name: ``fsspec``, or ``obstore`` for S3 where it is installed.
 
     Raises:
-        InvalidInputError: obstore is asked for and not installed, or the place is not one it reaches.
+        InvalidInputError: obstore is asked for and not installed, the place is not one it reaches, or this process was
+            forked from one that used it, where it would hang.
     """
     if place.is_local:
         return _MappedFiles(Path(place.url))
-    on_s3 = place.scheme in {"s3", "s3a"}
-    installed = importlib.util.find_spec("obstore") is not None
-    if name == "obstore" and not (on_s3 and installed):
-        missing = (
-            "it is not installed (pip install obstore)" if on_s3 else f"it is used for s3:// only, not {place.url}"
+    if name == "fsspec":
+        return _Fsspec(place)
+    if place.scheme not in {"s3", "s3a"} or importlib.util.find_spec("obstore") is None:
+        raise InvalidInputError(
+            f"Transport obstore cannot read {place.url}: it is for s3://, and comes with `pip install obstore`. Choose "
+            "transport='fsspec'."
         )
-        raise InvalidInputError(f"Transport obstore cannot be used: {missing}. Choose transport='fsspec'.")
-    if name == "obstore" or (name == "auto" and on_s3 and installed):
-        return _Obstore(place)
-    return _Fsspec(place)
+    if _obstore_began_in.setdefault("process", os.getpid()) != os.getpid():
+        raise InvalidInputError(
+            "Transport obstore was used before this process was forked, and would hang. Start workers by spawn, or "
+            "choose transport='fsspec'."
+        )
+    return _Obstore(place)
 
 
 class _MappedFiles:

@@ -3,6 +3,7 @@ import json
 import tarfile
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from PIL import Image
@@ -11,6 +12,7 @@ from aura.bayer import unpack
 from aura.errors import DatasetConflictError, MissingFileError
 from storage.dataset import Dataset
 from storage.exporting import export_coco, export_webdataset
+from storage.labels import match_labels, write_labels
 from storage.location import Location
 from storage.shard import write_shard
 from storage.versions import publish
@@ -68,6 +70,15 @@ def test_coco_has_an_image_for_every_sample(dataset: Dataset, place: Location, i
         raw = torch.from_numpy(shard_data(dataset, shard).raw[slot].astype(np.int32))
         expected = unpack(raw, entry["raw"]["cfa_pattern"]).numpy()
         assert np.array_equal(picture, expected[: entry["height"]])
+
+
+def test_labels_of_the_version_go_along(dataset: Dataset, place: Location) -> None:
+    table = pa.table({"sample_id": ["sample-1", "sample-4"], "kind": ["street", "wood"]})
+    publish(dataset, labels=write_labels(dataset, match_labels(dataset, table)))
+    export_coco(dataset.location, place.join("coco"), None, lambda *_: None)
+    document = json.loads(place.join("coco", "instances.json").read())
+    found = {image["id"]: image["raw"].get("labels") for image in document["images"]}
+    assert found == {0: None, 1: {"kind": "street"}, 3: None, 4: {"kind": "wood"}}
 
 
 def test_a_place_with_files_is_refused_and_nothing_is_touched(dataset: Dataset, place: Location) -> None:

@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 import weakref
@@ -15,7 +16,7 @@ from aura.augment import ORIENTATIONS
 from aura.bayer import CFA_PATTERNS, pack_rgb
 from aura.errors import InvalidInputError, MissingFileError, StorageError
 from aura.sensor.catalog import load_profile
-from storage import streaming
+from storage import streaming, transport
 from storage.chunks import SampleChunks
 from storage.crops import Cutting
 from storage.dataset import Dataset, create_or_open
@@ -374,20 +375,29 @@ def test_memory_is_bounded_as_stated(dataset: Dataset) -> None:
     assert larger.memory_bytes == 3 * 1024 * sample  # the samples of one batch are the least
 
 
-@pytest.mark.parametrize("transport", ["fsspec", "obstore"])
+@pytest.mark.parametrize("way", ["fsspec", "obstore"])
 def test_it_streams_from_s3_by_either_transport(
-    s3_environment: S3Server, dataset: Dataset, transport: Any, tmp_path: Path
+    s3_environment: S3Server, dataset: Dataset, way: Any, tmp_path: Path
 ) -> None:
-    place = locate(f"s3://{s3_environment.bucket}/stream-{transport}")
+    place = locate(f"s3://{s3_environment.bucket}/stream-{way}")
     make(place, tmp_path)
     cutting = Cutting(crop=8, srgb=True)
     here = list(RawStream(dataset.location, batch_size=6, cutting=cutting))
-    there = list(RawStream(place, batch_size=6, cutting=cutting, transport=transport))
+    there = list(RawStream(place, batch_size=6, cutting=cutting, transport=way))
     assert all(torch.equal(one["raw"], two["raw"]) for one, two in zip(here, there, strict=True))
     assert all(torch.equal(one["srgb"], two["srgb"]) for one, two in zip(here, there, strict=True))
     place.join("raw", "c", "3", "0", "0", "0").remove()
     with pytest.raises(MissingFileError):
-        list(RawStream(place, batch_size=6, cutting=cutting, transport=transport))
+        list(RawStream(place, batch_size=6, cutting=cutting, transport=way))
+
+
+def test_obstore_is_refused_where_it_would_hang(monkeypatch: pytest.MonkeyPatch) -> None:
+    place = locate("s3://bucket/anything")
+    monkeypatch.setattr(transport, "_obstore_began_in", {"process": os.getpid() + 1})
+    with pytest.raises(InvalidInputError, match="before this process was forked"):
+        transport.open_transport(place, "obstore")
+    with pytest.raises(InvalidInputError, match="cannot read memory://x"):
+        transport.open_transport(locate("memory://x"), "obstore")
 
 
 def test_wrong_numbers_are_refused(dataset: Dataset) -> None:
