@@ -24,6 +24,7 @@ from aura.curves import apply_curve
 from aura.errors import InvalidInputError
 
 MIDDLE_GREY: Final = 0.18
+_NEAR_SATURATION: Final = 0.9  # of the sensor; from here on a channel's measurement is doubted
 
 # Bilinear kernels on the full mosaic (each colour's samples are zero elsewhere).
 _BILINEAR_GREEN = torch.tensor([[0.0, 1.0, 0.0], [1.0, 4.0, 1.0], [0.0, 1.0, 0.0]]) / 4.0
@@ -96,6 +97,8 @@ def render(raw: Tensor, cfa_pattern: CfaPattern, wb_gains: Tensor, camera_to_srg
     """Render RAW the plainest way: the reference every cycle metric uses.
 
     Malvar demosaicking, white balance, clipping at saturation, colour matrix, sRGB curve. No denoising, no tone curve.
+    Saturated pixels are white under every light: where a gain under 1 (very warm or cold light) would leave a saturated
+    channel below the others, and so tint highlights, it is raised to them.
 
     Args:
         raw: ``(*, 4, h, w)`` float, 0 = black level, 1 = saturation, order R, Gr, Gb, B.
@@ -114,8 +117,22 @@ def render(raw: Tensor, cfa_pattern: CfaPattern, wb_gains: Tensor, camera_to_srg
     leading = raw.shape[:-3]
     flat = raw.reshape(-1, *raw.shape[-3:]).float()
     balanced = demosaic_malvar(flat, cfa_pattern).view(*leading, 3, 2 * raw.shape[-2], 2 * raw.shape[-1])
-    balanced = (balanced * wb_gains.to(balanced)[..., None, None]).clamp(0.0, 1.0)
+    balanced = _balance(balanced, wb_gains.to(balanced)[..., None, None]).clamp(0.0, 1.0)
     return linear_to_srgb(apply_matrix(balanced, camera_to_srgb.float())).clamp(0.0, 1.0)
+
+
+def _balance(camera: Tensor, gains: Tensor) -> Tensor:
+    """White-balance camera RGB ``(*, 3, H, W)`` by gains ``(*, 3, 1, 1)``; not clipped.
+
+    What a channel with a gain under 1 measured is a lower bound once it nears saturation. It is then raised to the
+    least of the channels that are known up to white, which makes every grey exact and leaves brighter reds alone.
+    """
+    balanced = camera * gains
+    early = gains < 1.0
+    known = torch.where(early, 1.0, balanced).amin(dim=-3, keepdim=True).clamp_max(1.0)
+    x = ((camera - _NEAR_SATURATION) / (1.0 - _NEAR_SATURATION)).clamp(0.0, 1.0)
+    raised = torch.lerp(balanced, torch.maximum(balanced, known.expand_as(balanced)), x * x * (3.0 - 2.0 * x))
+    return torch.where(early, raised, balanced)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -38,6 +38,11 @@ def load_profile(name_or_path: str | Path) -> SensorProfile:
     return _load_packaged(str(name_or_path))
 
 
+def profile_yaml(profile: SensorProfile) -> str:
+    """Write a profile as the YAML that :func:`load_profile` reads."""
+    return yaml.safe_dump(profile.model_dump(mode="json"), sort_keys=False)
+
+
 @functools.cache
 def _load_packaged(name: str) -> SensorProfile:
     if name not in profile_names():

@@ -135,7 +135,64 @@ class PolynomialNoise(BaseModel):
     source: str
 
 
-NoiseCalibration = Annotated[LogLinearNoise | PolynomialNoise, Field(discriminator="kind")]
+class NoisePoint(BaseModel):
+    """Noise at one ISO, in DN of the camera.
+
+    Attributes:
+        iso: sensitivity.
+        gain_dn_per_electron: K.
+        read_sigma_dn: standard deviation of the read noise.
+        read_tukey_lambda: its shape as a Tukey-lambda distribution, or None for Gaussian.
+        row_sigma_dn: standard deviation of what a row of the mosaic shares.
+        black_offset_dn: what the true black differs from the stated one, R, Gr, Gb, B.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    iso: PositiveInt
+    gain_dn_per_electron: PositiveFloat
+    read_sigma_dn: float = Field(ge=0)
+    read_tukey_lambda: float | None = Field(default=None, gt=-0.5)
+    row_sigma_dn: float = Field(default=0.0, ge=0)
+    black_offset_dn: FourLevels = (0.0, 0.0, 0.0, 0.0)
+
+
+class TabulatedNoise(BaseModel):
+    """Noise measured ISO by ISO; between two of them scales are lines over ISO, both as logarithms.
+
+    Attributes:
+        kind: tells this model from the others in a file.
+        reference_range_dn: None; the numbers are in the camera's own DN.
+        points: ascending in ISO.
+        source: where the numbers come from, and how they were measured.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["tabulated"] = "tabulated"
+    reference_range_dn: None = None
+    points: tuple[NoisePoint, ...] = Field(min_length=1)
+    source: str
+
+    @model_validator(mode="after")
+    def _check_order(self) -> Self:
+        isos = [point.iso for point in self.points]
+        if isos != sorted(set(isos)):
+            raise ValueError(f"points have the ISOs {isos}; they must ascend, each once")
+        return self
+
+    @property
+    def iso_min(self) -> int:
+        """Lowest measured ISO."""
+        return self.points[0].iso
+
+    @property
+    def iso_max(self) -> int:
+        """Highest measured ISO."""
+        return self.points[-1].iso
+
+
+NoiseCalibration = Annotated[LogLinearNoise | PolynomialNoise | TabulatedNoise, Field(discriminator="kind")]
 
 
 class SensorProfile(BaseModel):
@@ -189,6 +246,11 @@ class SensorProfile(BaseModel):
             if levels.holds_for(iso):
                 return levels
         raise InvalidInputError(f"{self.name} has no levels for ISO {iso}; add an entry without ISO limits to them.")
+
+    @property
+    def title(self) -> str:
+        """Maker and model, as people say them."""
+        return self.model if self.model.lower().startswith(self.make.lower()) else f"{self.make} {self.model}"
 
     @property
     def camera_to_srgb(self) -> np.ndarray:

@@ -17,7 +17,7 @@ from torch import Tensor
 from aura.bayer import pack_rgb
 from aura.color import SRGB_TO_XYZ, apply_matrix
 from aura.errors import InvalidInputError
-from aura.sensor.noise import NoiseModel, NoiseParameters, add_noise, noise_at
+from aura.sensor.noise import NoiseModel, NoiseParameters, add_noise, digitise, noise_at
 from aura.sensor.profile import D65_XYZ, Matrix3, Row3, SensorProfile
 
 HIGHLIGHT_START: Final = 0.9
@@ -28,6 +28,7 @@ COLDEST_KELVIN: Final = 15000.0
 WARMEST_KELVIN: Final = 2000.0
 """Candle light; below, a matrix calibrated for D65 asks for gains no camera has."""
 
+_BISECTIONS: Final = 52  # halves an interval of 0.1 to the precision of float64
 _CAPTURE_STREAM: Final = 0x63617074  # keeps these draws apart from others of the same seed
 
 # Bradford cone responses, as DNG and ICC use them (Lam, thesis, University of Bradford, 1985)
@@ -80,7 +81,8 @@ def draw_capture(
         noise_model: ``none``, the camera's own calibration, or the generic one.
         illuminant_kelvin: correlated colour temperatures to draw from, evenly in mireds; None means D65. Under very
             warm or cold light a gain may fall below 1: that channel saturates before the others, and who develops the
-            RAW must clip all balanced channels at the least gain. From 2700 to 8000 K only ``generic`` does so.
+            RAW must not take its saturation for a colour, as :func:`aura.isp.render` does not. From 2700 to 8000 K
+            only ``generic`` does so.
         exposure: factor on the scene's light.
 
     Raises:
@@ -207,31 +209,66 @@ def canonical_to_camera(canonical: Tensor, camera_to_srgb: MatrixLike, wb_gains:
     matrix = torch.linalg.inv(torch.as_tensor(camera_to_srgb, dtype=torch.float64))
     balanced = apply_matrix(canonical, matrix)
     inverse_gains = 1.0 / _gains(wb_gains, balanced)
-    highlight = (balanced.amin(dim=-3, keepdim=True) - HIGHLIGHT_START) / (1.0 - HIGHLIGHT_START)
-    highlight = highlight.clamp(0.0, 1.0)
-    highlight = highlight * highlight * (3.0 - 2.0 * highlight)
+    highlight = _highlight(balanced.amin(dim=-3, keepdim=True))
     return balanced * (inverse_gains + highlight * (1.0 - inverse_gains).clamp_min(0.0))
 
 
 def camera_to_canonical(camera: Tensor, camera_to_srgb: MatrixLike, wb_gains: GainsLike) -> Tensor:
-    """Develop camera RGB to canonical light: gains, then the matrix.
+    """Take what a sensor recorded back to canonical light: the exact inverse of :func:`canonical_to_camera`.
 
-    It inverts :func:`canonical_to_camera` wherever the least balanced channel is below 0.9.
+    Below the highlights it is what any developer does, gains and then the matrix. In the highlights, where
+    :func:`canonical_to_camera` eases the gains towards 1, the least balanced channel is found by solving for it; so a
+    round trip is exact up to saturation. From saturation on light is not known, and what is returned is a bound.
 
     Args:
         camera: ``(*, 3, H, W)``, linear, 1.0 = saturation.
         camera_to_srgb: ``(3, 3)`` or ``(*, 3, 3)``, balanced camera RGB -> canonical.
-        wb_gains: ``(3,)`` or ``(*, 3)``.
+        wb_gains: ``(3,)`` or ``(*, 3)``, positive.
 
     Returns:
-        ``(*, 3, H, W)`` canonical linear, not clipped: a developer clips the balanced channels at 1 first, or saturated
-        pixels turn pink.
+        ``(*, 3, H, W)`` canonical linear, not clipped. Differentiable.
 
     Raises:
         InvalidInputError: not three channels.
     """
     _check_rgb(camera)
-    return apply_matrix(camera * _gains(wb_gains, camera), torch.as_tensor(camera_to_srgb, dtype=torch.float64))
+    inverse_gains = 1.0 / _gains(wb_gains, camera)
+    least = _least_balanced(camera, inverse_gains)
+    balanced = camera / (inverse_gains + _highlight(least) * (1.0 - inverse_gains).clamp_min(0.0))
+    return apply_matrix(balanced, torch.as_tensor(camera_to_srgb, dtype=torch.float64))
+
+
+def _highlight(least_balanced: Tensor) -> Tensor:
+    """How far the gains are eased towards 1: a smooth step from 0 at 0.9 to 1 at 1."""
+    x = ((least_balanced - HIGHLIGHT_START) / (1.0 - HIGHLIGHT_START)).clamp(0.0, 1.0)
+    return x * x * (3.0 - 2.0 * x)
+
+
+def _least_balanced(camera: Tensor, inverse_gains: Tensor) -> Tensor:
+    """Solve ``least = min(balanced(least))`` by bisection: ``(*, 3, H, W)`` -> ``(*, 1, H, W)``.
+
+    The right side falls as the left rises, so there is one solution. A last step of Newton carries the gradient.
+    """
+    room = (1.0 - inverse_gains).clamp_min(0.0)
+
+    def excess(least: Tensor, of: Tensor) -> Tensor:
+        return (of / (inverse_gains + _highlight(least) * room)).amin(dim=-3, keepdim=True) - least
+
+    with torch.no_grad():
+        low = torch.full_like(camera[..., :1, :, :], HIGHLIGHT_START)
+        high = torch.ones_like(low)
+        for _ in range(_BISECTIONS):
+            middle = 0.5 * (low + high)
+            above = excess(middle, camera) > 0.0
+            low, high = torch.where(above, middle, low), torch.where(above, high, middle)
+        least = 0.5 * (low + high)
+        x = (least - HIGHLIGHT_START) / (1.0 - HIGHLIGHT_START)
+        rise = 6.0 * x * (1.0 - x) / (1.0 - HIGHLIGHT_START)
+        divisor = inverse_gains + _highlight(least) * room
+        quotient = camera / divisor
+        deciding = quotient.argmin(dim=-3, keepdim=True)
+        slope = -(quotient * room / divisor).gather(-3, deciding) * rise - 1.0
+    return least - excess(least, camera) / slope
 
 
 def _check_rgb(image: Tensor) -> None:
@@ -263,9 +300,7 @@ def simulate(canonical: Tensor, capture: Capture) -> Tensor:
     range_dn = _column(_range(levels.black_level, levels.white_level), packed)
     clean_dn = packed * range_dn
     noisy_dn = clean_dn if capture.noise is None else add_noise(clean_dn, capture.noise, capture.seed)
-    black, white = _column(levels.black_level, packed), _column(levels.white_level, packed)
-    dn = torch.minimum((noisy_dn + black).round_().clamp_min_(0.0), white)
-    return torch.where(clean_dn >= range_dn - 0.5, white, dn).to(torch.int32)
+    return digitise(clean_dn, noisy_dn, torch.tensor(levels.black_level), torch.tensor(levels.white_level))
 
 
 def normalise_raw(dn: Tensor, black_level: Sequence[float], white_level: Sequence[float]) -> Tensor:

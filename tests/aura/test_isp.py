@@ -25,6 +25,8 @@ from aura.isp import (
     encode_jpeg,
     render,
 )
+from aura.sensor.catalog import load_profile
+from aura.sensor.simulate import canonical_to_camera, color_under
 
 GAINS = torch.tensor([2.0, 1.0, 1.5])
 MATRIX = torch.eye(3)
@@ -62,6 +64,29 @@ def test_rendering_inverts_a_simple_capture(pattern: CfaPattern) -> None:
 def test_rendering_clips_saturated_pixels_to_white() -> None:
     rendered = render(torch.ones(4, 8, 8), "RGGB", GAINS, MATRIX)
     torch.testing.assert_close(rendered, torch.ones(3, 16, 16))
+
+
+@pytest.mark.parametrize("kelvin", [2000.0, 2400.0, 6504.0, 9000.0, 15000.0])
+def test_saturation_and_every_grey_render_neutral_under_every_light(kelvin: float) -> None:
+    for name in ("generic", "canon-eos-5d-mark-iv", "nikon-d700", "sony-ilce-7sm2"):
+        profile = load_profile(name)
+        gains, matrix = color_under(profile, kelvin)
+        greys = torch.tensor([0.1, 0.3, 0.5, 0.7, 0.85, 0.9, 1.0, 1.5]).repeat_interleave(8).expand(3, 8, 64)
+        raw = pack_rgb(canonical_to_camera(greys, matrix, gains), profile.cfa_pattern).clamp(0.0, 1.0)
+        rendered = render(raw, profile.cfa_pattern, torch.tensor(gains), torch.tensor(matrix))
+        inner = rendered.view(3, 8, 8, 8)[:, 3:5, :, 3:5].mean(dim=(1, 3))
+        assert float((inner.amax(0) - inner.amin(0)).max()) < 5e-3, name
+        torch.testing.assert_close(inner[:, -2:], torch.ones(3, 2), atol=2e-3, rtol=0)
+        below = torch.tensor([0.1, 0.3, 0.5, 0.7, 0.85])
+        torch.testing.assert_close(inner[1, :5], linear_to_srgb(below), atol=5e-3, rtol=0)
+
+
+def test_a_gain_under_one_leaves_bright_colours_alone() -> None:
+    gains = torch.tensor([0.6, 1.0, 1.8])
+    colour = torch.tensor([0.9, 0.35, 0.2])[:, None, None].expand(3, 8, 8)  # red saturates at 0.6
+    raw = pack_rgb(colour / gains[:, None, None], "RGGB").clamp(0.0, 1.0)
+    seen = render(raw, "RGGB", gains, MATRIX)[:, 4, 4]
+    torch.testing.assert_close(seen, linear_to_srgb(torch.tensor([0.6, 0.35, 0.2])), atol=1e-4, rtol=0)
 
 
 def test_rendering_a_batch_equals_rendering_one_by_one() -> None:

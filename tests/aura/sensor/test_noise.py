@@ -12,11 +12,16 @@ from hypothesis import strategies as st
 from aura.errors import InvalidInputError, NoiseUnavailableError
 from aura.sensor.catalog import load_profile
 from aura.sensor.noise import (
+    NoiseBatch,
     NoiseParameters,
     add_noise,
+    add_noise_batch,
+    digitise,
     noise_at,
     noise_iso_range,
-    sample_poisson,
+    noise_on_read,
+    poisson_quantile,
+    seed_of_epoch,
     tukey_lambda_deviation,
 )
 
@@ -43,13 +48,21 @@ def test_mean_and_variance_follow_the_signal(signal, gain):
 
 @pytest.mark.parametrize("rate", [0.3, 4.0, 9.99, 10.0, 10.5, 33.0, 400.0])
 def test_photons_are_poisson(rate):
-    generator = torch.Generator().manual_seed(3)
-    counts = sample_poisson(torch.full((500_000,), rate), generator).numpy().astype(int)
+    uniform = (2 * torch.randint(2**24, (500_000,), generator=torch.Generator().manual_seed(3)) + 1 - 2**24) * 2.0**-24
+    counts = poisson_quantile(torch.full((500_000,), rate), uniform).numpy().astype(int)
     low, high = scipy.stats.poisson.ppf([2e-5, 1 - 2e-5], rate).astype(int)
     observed = np.bincount(counts.clip(low, high) - low, minlength=high - low + 1)
     cumulative = scipy.stats.poisson.cdf(np.arange(low, high), rate)
     expected = np.diff(np.concatenate([[0.0], cumulative, [1.0]])) * counts.size
     assert scipy.stats.chisquare(observed, expected).pvalue > LIKELY
+
+
+@pytest.mark.parametrize("rate", [0.0, 1e-6, 0.3, 9.999, 10.0, 5e4])
+def test_the_rarest_numbers_of_photons_are_those_of_poisson(rate):
+    rarest = torch.tensor([-1 + 2.0**-24, 1 - 2.0**-24])
+    least, most = poisson_quantile(torch.full((2,), rate), rarest).tolist()
+    expected = scipy.stats.poisson.ppf([2.0**-25, 1 - 2.0**-25], rate)
+    assert [least, most] == pytest.approx(expected, abs=1 + 2e-3 * rate**0.5)
 
 
 def test_photons_come_in_whole_electrons():
@@ -223,3 +236,129 @@ def test_what_is_no_noise_is_refused(fields):
 def test_no_noise_changes_nothing():
     clean = torch.rand(4, 8, 8)
     assert torch.equal(add_noise(clean, QUIET, 0), clean)
+
+
+def _some_noise(count: int) -> list[NoiseParameters]:
+    """Noise of all kinds: calibrated, Gaussian, logistic, none."""
+    calibrated = [noise_at(CANON, 100 * 2**stop, stop) for stop in range(count - 3)]
+    logistic = NoiseParameters(0.7, 5.0, read_tukey_lambda=0.0, row_sigma_dn=1.0, black_offset_dn=(1.0, 2.0, 3.0, 4.0))
+    return [*calibrated, NoiseParameters(3.0, 2.0, row_sigma_dn=4.0), logistic, QUIET]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_sample_gets_its_noise_whatever_batch_it_lies_in(dtype):
+    clean = (torch.rand(7, 4, 150, 130, generator=torch.Generator().manual_seed(0)) * 4000 - 20).to(dtype)
+    noises, seeds = _some_noise(7), torch.arange(7) * 2**59
+    together = add_noise_batch(clean, NoiseBatch.of(noises), seeds)
+    for index, noise in enumerate(noises):
+        assert torch.equal(together[index], add_noise(clean[index], noise, int(seeds[index])))
+    reversed_ = add_noise_batch(clean.flip(0), NoiseBatch.of(noises[::-1]), seeds.flip(0))
+    assert torch.equal(reversed_.flip(0), together)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_draws_the_same_noise():
+    clean = torch.rand(7, 4, 150, 130, generator=torch.Generator().manual_seed(0)) * 4000
+    noise, seeds = NoiseBatch.of(_some_noise(7)), torch.arange(7)
+    here, there = add_noise_batch(clean, noise, seeds), add_noise_batch(clean.cuda(), noise, seeds.cuda()).cpu()
+    close = torch.isclose(here, there, rtol=1e-4, atol=1e-2)
+    assert close.float().mean() > 0.999  # rounding moves a photon now and then
+    assert torch.equal(there, add_noise_batch(clean.cuda(), noise, seeds.cuda()).cpu())
+
+
+def test_neither_pixels_nor_planes_nor_seeds_share_their_noise():
+    noise = NoiseBatch.of([NoiseParameters(1.0, read_sigma_dn=3.0)] * 6)
+    residual = add_noise_batch(torch.full((6, 4, 96, 96), 50.0), noise, torch.arange(6)).sub(50.0)
+    planes = torch.corrcoef(residual.flatten(0, 1).flatten(1)).fill_diagonal_(0)
+    assert planes.abs().max() < 5 / 96
+    for shift in ((0, 1), (1, 0), (1, 1)):
+        moved = residual.roll(shift, dims=(2, 3))
+        assert (
+            abs(torch.corrcoef(torch.stack([residual.flatten(), moved.flatten()]))[0, 1]) < 5 / residual.numel() ** 0.5
+        )
+
+
+@pytest.mark.parametrize("name", ["canon-eos-5d-mark-iv", "sony-ilce-7sm2", "gopro-hero7-black"])
+def test_rows_correlate_as_much_as_the_model_says(name):
+    noise = noise_at(load_profile(name), 1600, 3)
+    noisy = add_noise(_flat(0.0, 800), noise, seed=1).double()
+    noisy -= torch.tensor(noise.black_offset_dn, dtype=torch.float64)[:, None, None]
+    # two pixels of a row share the row's error and nothing else: their covariance is its variance
+    covariance = (noisy[0] * noisy[1]).mean().item()
+    deviation = (noise.read_sigma_dn**2 + noise.row_sigma_dn**2) / 800
+    assert covariance == pytest.approx(noise.row_sigma_dn**2, rel=0.2, abs=5 * deviation)
+    assert abs((noisy[0] * noisy[3]).mean().item()) < 5 * deviation + 0.2 * noise.row_sigma_dn**2
+
+
+def _mass_at_the_ends(mean_dn: float, sigma_dn: float, white_dn: float) -> tuple[float, float]:
+    law = scipy.stats.norm(mean_dn, sigma_dn)
+    return float(law.cdf(0.5)), float(law.sf(white_dn - 0.5))
+
+
+@pytest.mark.parametrize("signal", [0.0, 40.0, 3450.0, 3560.0])
+def test_what_is_clipped_is_what_the_model_puts_beyond_the_ends(signal):
+    black, white = torch.full((4,), 100.0), torch.full((4,), 3700.0)
+    noise = NoiseParameters(0.5, read_sigma_dn=60.0)
+    clean = _flat(signal)
+    dn = digitise(clean, add_noise(clean, noise, 2), black, white)
+    spread = math.sqrt(noise.variance_dn2(signal) - 1 / 12)
+    low, high = _mass_at_the_ends(signal + 100.0, spread, 3700.0)
+    count = dn.numel()
+    for seen, expected in (((dn == 0).sum().item(), low), ((dn == 3700).sum().item(), high)):
+        assert scipy.stats.binomtest(seen, count, expected).pvalue > LIKELY if expected > 1e-9 else seen == 0
+    law = scipy.stats.norm(signal + 100.0, spread)
+    inner = dn[(dn > 0) & (dn < 3700)].double()
+    a, b = (0.5 - law.mean()) / spread, (3699.5 - law.mean()) / spread
+    truncated = scipy.stats.truncnorm(a, b, law.mean(), spread)
+    assert inner.mean().item() == pytest.approx(truncated.mean(), abs=5 * spread / count**0.5)
+    assert inner.var().item() == pytest.approx(truncated.var() + 1 / 12, rel=0.02)
+
+
+def test_noise_on_read_is_what_the_camera_would_have_stored():
+    black = torch.tensor([[512.0] * 4, [0.0, 10.0, 20.0, 30.0]])
+    white = torch.tensor([[15000.0] * 4, [4095.0, 4000.0, 4095.0, 3900.0]])
+    clean = torch.randint(0, 4096, (2, 4, 64, 96), generator=torch.Generator().manual_seed(0)).to(torch.int32)
+    clean[1] = torch.minimum(clean[1], white[1, :, None, None].int())
+    noises = [noise_at(CANON, 800, 1), NoiseParameters(2.0, 30.0)]
+    read = noise_on_read(clean.to(torch.uint16), black, white, NoiseBatch.of(noises), torch.tensor([4, 5]))
+    assert read.dtype == torch.int32
+    for index, noise in enumerate(noises):
+        signal = clean[index].float() - black[index, :, None, None]
+        expected = digitise(signal, add_noise(signal, noise, 4 + index), black[index], white[index])
+        assert torch.equal(read[index], expected)
+    assert torch.equal(
+        read[1] == white[1, :, None, None], (clean[1] == white[1, :, None, None]) | (read[1] == white[1, :, None, None])
+    )
+    assert int(read.min()) >= 0
+    silent = noise_on_read(clean, black, white, NoiseBatch.of([QUIET, QUIET]), torch.tensor([4, 5]))
+    assert torch.equal(silent, clean)
+
+
+@given(st.integers(0, 2**63 - 1), st.integers(0, 1000))
+def test_every_epoch_has_a_seed_of_its_own(seed, epoch):
+    here, next_ = seed_of_epoch(seed, epoch), seed_of_epoch(seed, epoch + 1)
+    assert 0 <= here < 2**63
+    assert here == seed_of_epoch(seed, epoch)
+    assert here != next_ != seed
+
+
+def test_epochs_are_independent_exposures():
+    clean, noise = _flat(300.0, 128), noise_at(CANON, 1600, 0)
+    epochs = torch.stack([add_noise(clean, noise, seed_of_epoch(7, epoch)).sub(clean) for epoch in range(6)])
+    correlation = torch.corrcoef(epochs.flatten(1)).fill_diagonal_(0)
+    assert correlation.abs().max() < 0.05  # rows of 128 share an error
+
+
+@pytest.mark.parametrize(
+    ("shape", "rows", "seeds"),
+    [
+        ((2, 3, 4, 4), 2, torch.arange(2)),
+        ((4, 4, 4), 4, torch.arange(4)),
+        ((2, 4, 4, 4), 3, torch.arange(2)),
+        ((2, 4, 4, 4), 2, torch.arange(3)),
+        ((2, 4, 4, 4), 2, torch.zeros(2)),
+    ],
+)
+def test_a_batch_that_does_not_fit_is_refused(shape, rows, seeds):
+    with pytest.raises(InvalidInputError, match="expected"):
+        add_noise_batch(torch.zeros(shape), NoiseBatch.of([QUIET] * rows), seeds)
