@@ -22,6 +22,8 @@ _TITLES = {
     "verify": "Checking",
     "retry": "Trying rejects again",
     "reconstruct": "Reconstructing",
+    "export": "Exporting",
+    "read": "Reading",
 }
 
 

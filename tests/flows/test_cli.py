@@ -213,21 +213,6 @@ def test_reconstruct_refuses_in_one_sentence(
     assert not (tmp_path / "out").exists()
 
 
-def test_cameras_are_listed_and_shown(aura: Aura, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert aura("cameras") == 0
-    listed = capsys.readouterr().out
-    assert aura("cameras", "list") == 0
-    assert capsys.readouterr().out == listed
-    assert re.search(r"nikon-d850\s+NIKON D850\s+RGGB\s+14\s+64 to 25600\s+calibrated", listed, re.IGNORECASE)
-    assert aura("cameras", "show", "nikon-d850") == 0
-    profile = tmp_path / "mine.yaml"
-    profile.write_text(capsys.readouterr().out.replace("name: nikon-d850", "name: mine"))
-    assert aura("cameras", "show", str(profile)) == 0
-    assert "name: mine" in capsys.readouterr().out
-    assert aura("cameras", "show", "nikon-d85") == 2
-    assert "nikon-d850" in capsys.readouterr().err
-
-
 @pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
 def test_a_run_that_is_stopped_leaves_nothing_running_and_can_go_on(
     ending: signal.Signals, aura: Aura, cluster: str, home: Path, server: Server, tmp_path: Path
