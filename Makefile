@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint bench-fidelity bench-reader chaos clean
+.PHONY: help demo test lint bench-fidelity bench-dng bench-reader chaos clean
 
 help:  ## what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,6 +36,9 @@ bench-reader: $(STAMP) build/peers/.installed  ## crops per second beside litdat
 build/peers/.installed: benchmarks/peers.txt $(STAMP)
 	$(BIN)/python -m pip install --quiet --upgrade --no-deps --target build/peers -r benchmarks/peers.txt
 	@touch $@
+
+bench-dng: $(STAMP)  ## mean CIEDE2000 of DNG files in raw developers against their photographs
+	$(BIN)/python benchmarks/dng.py
 
 clean:  ## remove the environment and what the demo made
 	rm -rf $(VENV) demo-data

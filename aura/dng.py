@@ -84,12 +84,15 @@ def write_dng(
     color_matrix: np.ndarray,
     as_shot_neutral: tuple[float, float, float],
     camera_model: str,
+    unique_camera_model: str | None = None,
     make: str = "AURA",
+    software: str | None = None,
     iso: int | None = None,
     noise: DngNoise | Sequence[DngNoise] | None = None,
     baseline_exposure_ev: float | None = None,
     orientation: Orientation = 1,
     preview: np.ndarray | None = None,
+    xmp: bytes | None = None,
     compress: bool = True,
 ) -> None:
     """Write one mosaic as a DNG file.
@@ -104,20 +107,27 @@ def write_dng(
         color_matrix: ``(3, 3)``, CIE XYZ (D65) to camera RGB, Adobe convention.
         as_shot_neutral: camera RGB of grey, the reciprocal of the white-balance gains.
         camera_model: the name developers show and look their presets up by.
+        unique_camera_model: the name under which nobody else's files have this colour; ``camera_model`` if left out.
         make: the maker.
+        software: program that made the file.
         iso: sensitivity, for the EXIF field.
         noise: the noise model for all, or one each for R, G, B.
         baseline_exposure_ev: stops a developer adds by default.
         orientation: EXIF orientation of the mosaic.
         preview: ``(h, w, 3)`` uint8 sRGB, kept as the first image of the file.
+        xmp: an XMP packet (ISO 16684-1), UTF-8.
         compress: lossless JPEG, about half the size, or none.
 
     Raises:
         InvalidInputError: a shape, dtype, level or colour that DNG cannot hold.
     """
     mosaic = _as_mosaic(np.asarray(raw), cfa_pattern)
-    camera_tags = _camera_tags(make, camera_model, orientation, baseline_exposure_ev)
+    camera_tags = _camera_tags(make, camera_model, unique_camera_model, orientation, baseline_exposure_ev)
     camera_tags += _color_tags(np.asarray(color_matrix, dtype=np.float64), as_shot_neutral)
+    if software is not None:
+        camera_tags.append(_Tag(305, _ASCII, _ascii(software, "Software")))
+    if xmp is not None:
+        camera_tags.append(_Tag(700, _BYTE, tuple(xmp)))
     raw_tags = _mosaic_tags(mosaic.shape, cfa_pattern, _four(black_level, "Black level"), _white(white_level))
     raw_image = _mosaic_image(mosaic, raw_tags + _noise_tags(noise), compress=compress)
     images = [raw_image] if preview is None else [_preview_image(preview), raw_image]
@@ -186,7 +196,9 @@ def _noise_tags(noise: DngNoise | Sequence[DngNoise] | None) -> list[_Tag]:
     return [_Tag(51041, _DOUBLE, tuple(pairs.ravel().tolist()))]  # NoiseProfile
 
 
-def _camera_tags(make: str, model: str, orientation: Orientation, baseline_exposure_ev: float | None) -> list[_Tag]:
+def _camera_tags(
+    make: str, model: str, unique_model: str | None, orientation: Orientation, baseline_exposure_ev: float | None
+) -> list[_Tag]:
     if orientation not in range(1, 9):
         raise InvalidInputError(f"Orientation is {orientation}; expected an EXIF orientation from 1 to 8.")
     tags = [
@@ -195,7 +207,7 @@ def _camera_tags(make: str, model: str, orientation: Orientation, baseline_expos
         _Tag(274, _SHORT, (orientation,)),
         _Tag(50706, _BYTE, (1, 4, 0, 0)),  # DNGVersion
         _Tag(50707, _BYTE, (1, 1, 0, 0)),  # DNGBackwardVersion
-        _Tag(50708, _ASCII, _ascii(model, "Camera model")),  # UniqueCameraModel
+        _Tag(50708, _ASCII, _ascii(model if unique_model is None else unique_model, "Unique camera model")),
     ]
     if baseline_exposure_ev is not None:
         tags.append(_Tag(50730, _SRATIONAL, _rationals([baseline_exposure_ev])))  # BaselineExposure
@@ -247,8 +259,7 @@ def _preview_image(preview: np.ndarray) -> _Image:
 
 def _mosaic_image(mosaic: np.ndarray, tags: list[_Tag], *, compress: bool) -> _Image:
     tags = [_Tag(254, _LONG, (0,)), *tags]  # NewSubfileType: full image
-    # TIFF wants multiples of 16, and LibRaw misreads a tile wider than the image
-    tile = tuple(min(_TILE_SIDE, side // 16 * 16) for side in mosaic.shape)
+    tile = _tile_shape(*mosaic.shape)
     if not compress or 0 in tile:
         tags += _layout_tags(mosaic.shape, (16,), _PHOTOMETRIC_CFA, _UNCOMPRESSED)
         tags.append(_Tag(278, _LONG, (mosaic.shape[0],)))  # RowsPerStrip
@@ -256,6 +267,19 @@ def _mosaic_image(mosaic: np.ndarray, tags: list[_Tag], *, compress: bool) -> _I
     tags += _layout_tags(mosaic.shape, (16,), _PHOTOMETRIC_CFA, _LOSSLESS_JPEG)
     tags += [_Tag(322, _LONG, (tile[1],)), _Tag(323, _LONG, (tile[0],))]  # TileWidth, TileLength
     return _Image(tuple(tags), 324, 325, tuple(encode_lossless_jpeg(part) for part in _tiles(mosaic, tile)))
+
+
+def _tile_shape(height: int, width: int) -> tuple[int, int]:
+    """Choose tiles that all readers read; a 0 means that there are none.
+
+    TIFF wants multiples of 16. LibRaw misreads a tile wider than the image, and one of exactly half its width, which it
+    takes for one component of two; RawTherapee 5.9 does not open a single row of tiles.
+    """
+    tile_width = min(_TILE_SIDE, width // 16 * 16)
+    if 2 * tile_width == width:
+        tile_width = -(-width // 48) * 16
+    tile_height = min(_TILE_SIDE, height // 2 // 16 * 16)
+    return tile_height, tile_width
 
 
 def _layout_tags(shape: tuple[int, ...], bits: tuple[int, ...], photometric: int, compression: int) -> list[_Tag]:

@@ -154,35 +154,56 @@ def reconstruct(
         int, typer.Option(help="Bits of the arrays, 8 to 16: 0 is black, 2^bits - 1 saturation.")
     ] = 14,
     camera: Annotated[str, typer.Option(help="Camera name or profile file.")] = "canon-eos-5d-mark-iv",
+    dng: Annotated[bool, typer.Option("--dng", help="Write DNG files, with the camera's levels and noise.")] = False,
+    iso: Annotated[int, typer.Option(help="With --dng: sensitivity.")] = 100,
+    noise: Annotated[
+        Literal["calibrated", "generic", "none"],
+        typer.Option(help="With --dng: the camera's own noise, one for any camera, or none."),
+    ] = "calibrated",
+    seed: Annotated[int, typer.Option(min=0, help="With --dng: the noise follows from it and the file's name.")] = 0,
     device: Device = "auto",
     method: Method = "aura",
     weights: Weights = None,
 ) -> None:
-    """Make packed RAW arrays of a folder of photographs, without noise.
+    """Make RAW of a folder of photographs: packed arrays without noise, or DNG files.
 
     Each photograph becomes NAME.npy, uint16 (h, w, 4): R, Gr, Gb, B at half its size, any size. reconstruct.json
-    beside them states the bit depth, the white balance and the colour matrix. A file that cannot be used is
-    reported and skipped, and the exit code is 1.
+    beside them states the bit depth, the white balance and the colour matrix. With --dng it becomes NAME.dng instead,
+    which any raw developer opens. A file that cannot be used is reported and skipped, and the exit code is 1.
+
+    Example: aura reconstruct --folder photographs --output negatives --dng --camera nikon-d850 --iso 1600
     """
     from aura.reconstruct import Reconstructor
     from aura.sensor.catalog import load_profile
-    from flows.reconstruct_folder import FACTS_NAME, list_photographs, reconstruct_folder
+    from flows.reconstruct_folder import (
+        FACTS_NAME,
+        Exposures,
+        list_photographs,
+        negatives_folder,
+        reconstruct_folder,
+    )
 
     files = list_photographs(folder)
     profile = load_profile(camera)
     inverse = Reconstructor.load(method, weights, device)
     with progress_bars() as listener:
-        failures = reconstruct_folder(files, output, inverse, profile, bit_depth, listener)
+        if dng:
+            failures = negatives_folder(files, output, inverse, Exposures(profile, iso, noise, seed), listener)
+        else:
+            failures = reconstruct_folder(files, output, inverse, profile, bit_depth, listener)
     for failure in failures:
         refuse(f"{failure.path}: {failure.reason}")
     say(f"{len(files) - len(failures)} of {len(files)} photographs reconstructed by {method} as {profile.name}.")
-    say_pairs(
-        {
-            "arrays": f"{output}/NAME.npy, uint16 (h, w, 4): R, Gr, Gb, B",
-            "bit depth": f"{bit_depth}: 0 is black, {2**bit_depth - 1} is saturation",
-            "facts": str(output / FACTS_NAME),
-        }
-    )
+    if dng:
+        say_pairs({"negatives": f"{output}/NAME.dng, ISO {iso}, {noise} noise", "open them": f"darktable {output}"})
+    else:
+        say_pairs(
+            {
+                "arrays": f"{output}/NAME.npy, uint16 (h, w, 4): R, Gr, Gb, B",
+                "bit depth": f"{bit_depth}: 0 is black, {2**bit_depth - 1} is saturation",
+                "facts": str(output / FACTS_NAME),
+            }
+        )
     if failures:
         raise typer.Exit(1)
 

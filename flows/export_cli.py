@@ -1,6 +1,7 @@
 """``aura export``: a dataset's samples as files that other programs open."""
 # ruff: noqa: PLC0415 -- imports of a command happen when it runs, so that help is there at once
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
@@ -69,6 +70,35 @@ def coco(
             "next": f"{command()} inspect {dataset} shows what they came from",
         }
     )
+
+
+@export_app.command()
+def dng(
+    dataset: Dataset,
+    out: Annotated[Path, typer.Option(help="Folder to write to; made if it is not there.")],
+    version: Annotated[
+        str | None, typer.Option(help="A published version, by number or tag; the newest if left out.")
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="So many samples, evenly spread over the dataset; all if left out.")
+    ] = None,
+) -> None:
+    """Write samples as DNG files, which any raw developer opens.
+
+    INDEX.dng holds the mosaic as stored, bit for bit, with the camera's CFA, levels, colour matrix, white balance and
+    noise profile, the photograph as preview, and its provenance in XMP. Files that are there already are left alone, so
+    the same command goes on where it was stopped.
+
+    Example: aura export dng demo-data/dataset --out negatives --limit 20
+    """
+    from flows.export_dng import export_dng
+
+    with progress_bars() as listener:
+        exported = export_dng(dataset, out, version, limit, listener)
+    there = f", {exported.found} of them there already" if exported.found else ""
+    say(f"{len(exported.paths)} samples as DNG in {out}{there}.")
+    say_pairs({"size": f"{exported.bytes / 1e6:.1f} MB", "first": str(exported.paths[0])})
+    say(f"Open them in any raw developer, such as: darktable {exported.paths[0]}")
 
 
 def _version(text: str | None) -> int | str | None:

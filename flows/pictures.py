@@ -65,20 +65,25 @@ def choose_rows(rows: Sequence[Row], count: int, column: str = "cycle_psnr_match
 
 def triptychs(dataset: Dataset, rows: Iterable[Row]) -> list[Triptych]:
     """Read samples and picture them; one whose source is neither stored nor there any more is left out."""
-    raw, srgb = dataset.open_raw(), dataset.open_srgb()
+    raw = dataset.open_raw()
     pictured = []
     for row in rows:
+        source = source_pixels(dataset, row)
+        if source is None:
+            continue
         height, width = row["valid_height_px"], row["valid_width_px"]
-        if srgb is not None:
-            source = np.asarray(srgb[row["index"], :, :height, :width]).transpose(1, 2, 0)
-        else:
-            found = _source_of(dataset, row)
-            if found is None:
-                continue
-            source = found
         mosaic = np.asarray(raw[row["index"], :, : height // 2, : width // 2])
         pictured.append(_triptych(row, source, mosaic))
     return pictured
+
+
+def source_pixels(dataset: Dataset, row: Row) -> Pixels | None:
+    """Return the pixels that a sample was made from, uint8 ``(H, W, 3)``; None if neither stored nor there any more."""
+    srgb = dataset.open_srgb()
+    if srgb is None:
+        return _source_of(dataset, row)
+    pixels = np.asarray(srgb[row["index"], :, : row["valid_height_px"], : row["valid_width_px"]])
+    return np.ascontiguousarray(pixels.transpose(1, 2, 0))
 
 
 def render_row(raw_dn: npt.NDArray[np.uint16], row: Row) -> Tensor:
@@ -99,10 +104,15 @@ def render_row(raw_dn: npt.NDArray[np.uint16], row: Row) -> Tensor:
 def caption(sample: Triptych) -> str:
     """Say in a line which sample a picture shows."""
     row = sample.row
-    name = locate(row["source_uri"]).name if row["source_member"] is None else row["source_member"]
     matched = row["cycle_psnr_matched_db"]
     quality = f", {matched:.1f} dB tone matched" if matched is not None else ""
-    return f"sample {row['index']}, {name}, {row['camera']}, ISO {row['iso']}{quality}"
+    return f"{sample_name(row)}, {row['camera']}, ISO {row['iso']}{quality}"
+
+
+def sample_name(row: Row) -> str:
+    """Say which sample a row is of, and of which photograph."""
+    name = locate(row["source_uri"]).name if row["source_member"] is None else row["source_member"]
+    return f"sample {row['index']}, {name}"
 
 
 def data_uri(picture: Pixels, max_side: int) -> str:
@@ -139,10 +149,13 @@ def _triptych(row: Row, source: Pixels, mosaic: npt.NDArray[np.uint16]) -> Tript
     rendered = render_row(mosaic, row)
     reference = torch.from_numpy(np.ascontiguousarray(source)).permute(2, 0, 1) / 255
     matched = match_tone(rendered[None], reference[None])[0]
-    return Triptych(row, source, _pixels(rendered), _pixels((matched - reference).abs() * DIFFERENCE_GAIN))
+    return Triptych(
+        row, source, display_pixels(rendered), display_pixels((matched - reference).abs() * DIFFERENCE_GAIN)
+    )
 
 
-def _pixels(image: Tensor) -> Pixels:
+def display_pixels(image: Tensor) -> Pixels:
+    """Round sRGB ``(3, H, W)`` in [0, 1] to uint8 ``(H, W, 3)``."""
     scaled = (image.clamp(0, 1) * 255).round().to(torch.uint8)
     return np.ascontiguousarray(scaled.permute(1, 2, 0).numpy())
 

@@ -13,14 +13,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import yaml
 
-from flows.pictures import DIFFERENCE_GAIN, Triptych, caption, choose_rows, data_uri, triptychs
+from flows.pictures import DIFFERENCE_GAIN, Triptych, caption, choose_rows, data_uri, sample_name, triptychs
 from flows.quality import Distribution, Quality, figure, quality_row
+from flows.retakes import Retakes, retakes
 from storage.dataset import Dataset
 from storage.sealed import seal_page
 
 _BINS: Final = 32
 _PICTURED_SAMPLES: Final = 6
 _PICTURE_SIDE_PX: Final = 384
+_RETAKEN_EVERY: Final = 2  # of the pictured samples
 _EXAMPLES_PER_REASON: Final = 3
 _ISO_STOPS: Final = tuple(100 * 2**stop for stop in range(-2, 12))
 _SOFTWARE: Final = ("aura-raw", "torch", "numpy", "zarr", "numcodecs", "pyarrow", "prefect", "dask", "pillow")
@@ -87,14 +89,21 @@ def write_report(dataset: Dataset, version: int, quality: Quality, index: pa.Tab
         Where the page lies.
     """
     chosen = choose_rows(quality.samples.to_pylist(), _PICTURED_SAMPLES)
-    page = build_report(dataset, version, quality, index, triptychs(dataset, chosen), reading)
+    retaken = retakes(dataset, chosen[::_RETAKEN_EVERY])
+    page = build_report(dataset, version, quality, index, triptychs(dataset, chosen), reading, retaken)
     location = dataset.location.join(*report_path(version).split("/"))
     location.write(seal_page(page))
     return location.url
 
 
 def build_report(
-    dataset: Dataset, version: int, quality: Quality, index: pa.Table, pictured: Sequence[Triptych], reading: str
+    dataset: Dataset,
+    version: int,
+    quality: Quality,
+    index: pa.Table,
+    pictured: Sequence[Triptych],
+    reading: str,
+    retaken: Sequence[Retakes] = (),
 ) -> str:
     """Build the page; every value is escaped, whatever a file of the corpus is called.
 
@@ -105,6 +114,7 @@ def build_report(
         index: the dataset's index of its corpus.
         pictured: samples to show, from the worst to the best.
         reading: code that opens the version.
+        retaken: samples as other cameras and ISOs would have taken them.
     """
     samples = quality.samples
     pixels = int(pc.sum(pc.multiply(samples["valid_height_px"], samples["valid_width_px"])).as_py() or 0)
@@ -123,6 +133,7 @@ def build_report(
         rejected=sum(quality.rejected_sources.values()),
         sources=quality.sources,
         pictures=[_picture(sample) for sample in pictured],
+        retakes=[_retakes(sample) for sample in retaken],
         gain=DIFFERENCE_GAIN,
         recipe=yaml.safe_dump(dataset.recipe.model_dump(mode="json"), sort_keys=False).strip(),
         digests={"Recipe": dataset.recipe.digest, "Model": dataset.model_digest},
@@ -218,3 +229,9 @@ def _picture(sample: Triptych) -> dict[str, Any]:
             for title, picture in zip(titles, (sample.source, sample.rendered, sample.difference), strict=True)
         ],
     }
+
+
+def _retakes(sample: Retakes) -> dict[str, str]:
+    cameras, isos = ", ".join(sample.cameras), ", ".join(map(str, sample.isos))
+    said = f"{sample_name(sample.row)} as {cameras} (from top to bottom) at ISO {isos} (from left to right)"
+    return {"caption": said, "uri": data_uri(sample.sheet, max(sample.sheet.shape)), "alt": said}

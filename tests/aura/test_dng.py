@@ -59,6 +59,14 @@ def test_libraw_reads_every_pixel_and_every_cfa(pattern, compress):
         assert _pattern_seen(image) == pattern
 
 
+@pytest.mark.parametrize("height", [32, 64, 256, 512])
+@pytest.mark.parametrize("width", [32, 48, 64, 96, 256, 480, 510, 512, 514, 544, 768, 1024])
+def test_libraw_reads_the_sizes_of_datasets(height, width):
+    mosaic = _mosaic(height, width)
+    with rawpy.imread(io.BytesIO(_dng(mosaic))) as image:
+        assert np.array_equal(image.raw_image, mosaic)
+
+
 @pytest.mark.parametrize("bits", [8, 10, 11, 12, 13, 14, 16])
 def test_libraw_reads_every_bit_depth_and_its_white_level(bits):
     mosaic = _mosaic(96, 130, bits)

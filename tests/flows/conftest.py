@@ -11,11 +11,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from aura.reconstruct import Reconstructor
+from aura.sensor.catalog import load_profile
 from flows.cli import app
 from flows.factory import FactoryResult, factory
 from flows.runner import build_runner, local_cluster, parse_cluster
 from flows.server import Server, data_folder, prefect_server
+from flows.shard import synthesize_shard
+from storage.dataset import create_or_open
+from storage.index import ingest, write_index
+from storage.plan import plan_samples, write_plan
 from storage.recipe import Recipe, load_recipe
+from storage.versions import publish
 from tests.conftest import S3Server
 
 Run = Callable[..., FactoryResult]
@@ -120,3 +127,17 @@ def small_recipe(corpus: Path | str, **changes: Any) -> Recipe:
         "lpips_share": 0.5,
     }
     return load_recipe(None, values | {name.replace("__", "."): value for name, value in changes.items()})
+
+
+def make_dataset(recipe: Recipe, folder: Path) -> Path:
+    """Make and publish a dataset by the pure functions alone, which needs neither server nor cluster."""
+    digest = Reconstructor.load(recipe.method).digest
+    index = ingest(recipe.corpus, recipe.limits)
+    write_index(str(folder), index, recipe)
+    summary = write_plan(str(folder), plan_samples(index, recipe, digest))
+    profiles = [load_profile(camera) for camera in recipe.cameras]
+    dataset = create_or_open(str(folder), recipe, digest, profiles, summary.samples)
+    for shard in range(dataset.shard_count):
+        synthesize_shard(str(folder), shard)
+    publish(dataset)
+    return folder
