@@ -37,7 +37,7 @@ def written(
     target: Path | io.BytesIO, camera: str = "canon-eos-5d-mark-iv", iso: int = 200, **fields: object
 ) -> Capture:
     light = fields.pop("light", None)
-    capture = draw_capture(load_profile(camera), iso, 1, illuminant_kelvin=light, exposure=fields.pop("exposure", 1.0))
+    capture = draw_capture(load_profile(camera), 200, 1, illuminant_kelvin=light, exposure=fields.pop("exposure", 1.0))
     write_negative(target, simulate(scene(), capture).numpy().astype(np.uint16), capture, **fields)
     return capture
 
