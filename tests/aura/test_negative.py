@@ -33,9 +33,7 @@ def photograph() -> np.ndarray:
     return (linear_to_srgb(scene()).permute(1, 2, 0) * 255).round().to(torch.uint8).numpy()
 
 
-def written(
-    target: Path | io.BytesIO, camera: str = "canon-eos-5d-mark-iv", iso: int = 200, **fields: object
-) -> Capture:
+def written(target: Path | io.BytesIO, camera: str = "canon-eos-5d-mark-iv", **fields: object) -> Capture:
     light = fields.pop("light", None)
     capture = draw_capture(load_profile(camera), 200, 1, illuminant_kelvin=light, exposure=fields.pop("exposure", 1.0))
     write_negative(target, simulate(scene(), capture).numpy().astype(np.uint16), capture, **fields)
