@@ -46,7 +46,7 @@ def test_a_camera_is_explained_with_its_noise_against_signal(aura: Aura, tmp_pat
     assert aura("cameras", "show", "canon-eos-5d-mark-iv", "--plot", str(plot)) == 0
     said = capsys.readouterr().out
     for part in (
-        "black level  513 at ISO 100",
+        "513 at ISO 100",
         "SNR at 18 % grey",
         "7 = ISO 6400",
         "noise (1 sigma) over signal",
