@@ -17,6 +17,9 @@ from aura.sensor.profile import SensorLevels
 from aura.sensor.simulate import Capture
 from aura.xmp import provenance_xmp
 
+MAKE: Final = "AURA"
+"""Maker in the files. With the real one, RawTherapee takes its own table's black level and not the file's."""
+
 PREVIEW_SIDE_PX: Final = 256
 _LARGEST_BASELINE_EV: Final = 4.0
 _CLIPPED_DISPLAY: Final = 250
@@ -35,8 +38,8 @@ def write_negative(
 ) -> None:
     """Write what :func:`aura.sensor.simulate.simulate` made as a DNG file.
 
-    The file says whose camera it is like (make and model) and, in the unique camera model, the software tag and XMP,
-    that no such camera took it.
+    The file's model is that of the camera; its maker, unique camera model, software and XMP say that no such camera
+    took it, and keep developers from levels, curves and profiles of their own for it.
 
     Args:
         target: a path, or a binary file open for writing.
@@ -63,9 +66,9 @@ def write_negative(
         white_level=levels.white_level,
         color_matrix=np.array(profile.xyz_to_camera),
         as_shot_neutral=_neutral(capture.wb_gains),
-        camera_model=profile.model,
-        unique_camera_model=f"{title} (synthesized by aura-raw)",
-        make=profile.make,
+        camera_model=title,
+        unique_camera_model=f"{MAKE} {title}",
+        make=MAKE,
         software=software,
         iso=capture.iso,
         noise=None if capture.noise is None else noise_profile(capture.noise, levels),

@@ -9,7 +9,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from aura.errors import IntegrityError, WeightsError
+from aura.errors import AuraError
 from aura.isp import render
 from aura.sensor.catalog import load_profile
 from aura.sensor.noise import noise_iso_range
@@ -49,7 +49,7 @@ def retakes(dataset: Dataset, rows: Iterable[Row]) -> list[Retakes]:
     """Take samples again; one whose source is not there is left out, and all are where this place lacks the weights."""
     try:
         inverse = reconstructor(dataset.recipe.method, dataset.recipe.weights, dataset.model_digest)
-    except (IntegrityError, WeightsError):
+    except AuraError:
         return []
     cameras = choose_cameras(SensorProfile.model_validate(profile) for profile in dataset.profiles.values())
     taken = []

@@ -88,7 +88,7 @@ def test_provenance_is_in_the_file(dataset: Path, aura: Aura, tmp_path: Path) ->
     assert str(tags["XMP-aura:Seed"]) == str(row["seed"])
     assert tags["XMP-aura:RecipeDigest"] == opened.recipe.digest
     assert "no camera took it" in tags["XMP-dc:Description"]
-    assert tags["IFD0:UniqueCameraModel"].endswith("(synthesized by aura-raw)")
+    assert tags["IFD0:UniqueCameraModel"].startswith("AURA ")
     assert tags["ExifIFD:ISO"] == row["iso"]
     scale, offset = (float(number) for number in tags["SubIFD:NoiseProfile"].split()[:2])
     range_dn = row["white_level_dn"][0] - row["black_level_dn"][0]
@@ -111,7 +111,7 @@ def test_reconstruct_writes_negatives_of_any_camera_and_iso(
     assert "NAME.dng, ISO 1600" in capsys.readouterr().out
     one, grey = (read_raw(tmp_path / f"out/{name}.dng") for name in ("one", "grey"))
     assert one.mosaic.shape == (96, 130)
-    assert one.camera == "Sony ILCE-7SM2"
+    assert one.camera == "AURA Sony ILCE-7SM2"
     balanced = grey.packed().mean(dim=(1, 2))[[0, 1, 3]] * torch.tensor(grey.wb_gains)
     np.testing.assert_allclose(balanced, 0.216, rtol=0.02)  # sRGB 128
     assert float(grey.packed()[1].std()) > 0.004
