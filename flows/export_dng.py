@@ -15,7 +15,7 @@ from aura.sensor.profile import SensorProfile
 from aura.sensor.simulate import Capture
 from flows.pictures import Row, display_pixels, render_row, source_pixels
 from storage.dataset import Dataset, open_dataset
-from storage.versions import list_versions, read_version
+from storage.versions import list_versions, read_version, resolve_version
 
 _PROVENANCE: Final = {
     "sampleId": "sample_id",
@@ -41,14 +41,14 @@ class ExportedNegatives:
 
 
 def export_dng(
-    url: str, out: Path, version: int | None, limit: int | None, on_progress: Callable[[str, int, int], None]
+    url: str, out: Path, version: str | None, limit: int | None, on_progress: Callable[[str, int, int], None]
 ) -> ExportedNegatives:
     """Write ``<index>.dng`` for each sample of a dataset; a file that is there already is left as it is.
 
     Args:
         url: where the dataset lies.
         out: folder to write to; made if it is not there.
-        version: a published version; None for the newest, or for what is committed if none is published.
+        version: a published version, by number or tag; None for the newest, or for what is committed if none is published.
         limit: how many samples, evenly spread over the dataset; None for all.
         on_progress: called before each sample and at the end.
 
@@ -101,13 +101,12 @@ def capture_of(row: Row, profile: SensorProfile) -> Capture:
     )
 
 
-def _chosen(url: str, version: int | None, limit: int | None) -> tuple[Dataset, list[dict[str, Any]]]:
-    dataset = open_dataset(url, version)
-    numbers = list_versions(dataset.location)
-    if version is None and not numbers:
+def _chosen(url: str, version: str | None, limit: int | None) -> tuple[Dataset, list[dict[str, Any]]]:
+    dataset = open_dataset(url)
+    if version is None and not list_versions(dataset.location):
         shards = dataset.committed_shards()
     else:
-        published = read_version(dataset.location, numbers[-1] if version is None else version)
+        published = read_version(dataset.location, resolve_version(dataset.location, version))
         shards = [shard.shard for shard in published.shards]
     tables = [dataset.samples(shard) for shard in shards]
     rows = pa.concat_tables(tables).to_pylist() if tables else []

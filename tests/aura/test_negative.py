@@ -83,7 +83,7 @@ def test_raw_developers_show_the_colours_of_the_scene(program: str, kelvin: floa
     assert np.allclose(image.shape[:2], (2 * SIDE, 6 * SIDE), atol=10)
     grey, red, green, blue, yellow, white = patch_means(image)
     assert np.ptp(grey) < 6
-    assert np.ptp(white) < (16 if program == "darktable-cli" else 3)  # it rolls highlights off by its own curve
+    assert np.ptp(white) < (24 if program == "darktable-cli" else 3)  # it rolls highlights off by its own curve
     assert white.min() > 200 > grey.max() > 60
     assert [int(np.argmax(patch)) for patch in (red, green, blue)] == [0, 1, 2]
     assert int(np.argmin(yellow)) == 2
