@@ -48,7 +48,7 @@ def export_dng(
     Args:
         url: where the dataset lies.
         out: folder to write to; made if it is not there.
-        version: a published version, by number or tag; None for the newest, or for what is committed if none is published.
+        version: a published version, by number or tag; None for the newest, or for what is committed without any.
         limit: how many samples, evenly spread over the dataset; None for all.
         on_progress: called before each sample and at the end.
 
