@@ -5,10 +5,11 @@ import pytest
 import torch
 
 from aura.sensor.catalog import load_profile
-from flows.quality import index_of, measure_quality
+from flows.quality import measure_quality
 from flows.report import build_report
 from flows.retakes import ISOS, choose_cameras, retake, retakes
 from storage.dataset import Dataset, open_dataset
+from storage.growth import current_index
 from tests.flows.conftest import make_dataset, small_recipe, write_photograph
 
 
@@ -41,8 +42,8 @@ def test_the_report_shows_four_cameras_at_four_isos(dataset: Dataset) -> None:
     rows = dataset.samples(0).to_pylist()
     taken = retakes(dataset, rows[:1])
     assert len(taken[0].cameras) == len(taken[0].isos) == 4
-    quality = measure_quality(dataset, index_of(dataset), dataset.committed_shards())
-    page = build_report(dataset, 1, quality, index_of(dataset), [], "code", taken)
+    quality = measure_quality(dataset, current_index(dataset), dataset.committed_shards())
+    page = build_report(dataset, 1, quality, current_index(dataset), [], "code", taken)
     assert page.count("<img") == 1
     assert "Canon EOS 70D, Canon EOS 5D Mark IV" in page
     assert "ISO 100, 400, 1600, 6400" in page
