@@ -39,6 +39,7 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks import fault_proxy
 from benchmarks.fault_proxy import FaultProxy, Request
 from benchmarks.record import write_result
 from flows.runner import local_cluster
@@ -530,7 +531,7 @@ def _set_environment(wanted: Mapping[str, str]) -> None:
     os.environ.update(wanted)
 
 
-def _wait_until(condition: Callable[[], bool], what: str, seconds: float = 240.0) -> None:
+def _wait_until(condition: Callable[[], bool], what: str, seconds: float = 900.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
@@ -544,8 +545,10 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=40, help="runs with a kill")
     parser.add_argument("--fault-runs", type=int, default=4, help="runs with spoilt requests")
     parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--stall-s", type=float, default=10.0, help="seconds that a stalled request waits")
     parser.add_argument("--json", type=Path, help="write the figures here, and not to benchmarks/results")
     options = parser.parse_args()
+    fault_proxy.STALL_S = options.stall_s
     console = Console()
     table = Table("run", "disturbance", "kills", "faults", "resumes", "lost", "doubled", "made again", "identical", "s")
 
@@ -563,7 +566,9 @@ def main() -> None:
     if options.json:
         options.json.write_text(json.dumps(figures))
     else:
-        write_result("chaos", _protocol(outcomes), figures, _SOFTWARE, runs=[vars(each) for each in outcomes])
+        write_result(
+            "chaos", _protocol(outcomes, options.stall_s), figures, _SOFTWARE, runs=[vars(each) for each in outcomes]
+        )
     if not all(outcome.fine for outcome in outcomes):
         sys.exit(1)
 
@@ -584,15 +589,15 @@ def _figures(outcomes: list[Outcome]) -> dict[str, dict[str, Any]]:
     return {name: {"value": value, "unit": units.get(name, "runs"), "spread": None} for name, value in values.items()}
 
 
-def _protocol(outcomes: list[Outcome]) -> str:
+def _protocol(outcomes: list[Outcome], stall_s: float) -> str:
     kinds = Counter(outcome.disturbance.split(" killed")[0] for outcome in outcomes)
     return (
         f"{_PHOTOGRAPHS} photographs of 64x64 px, one to a shard, made by `aura synthesize --method linearise` on "
         "SeaweedFS through a proxy, with two Dask workers. Disturbed: "
         + ", ".join(f"{kind} ({count})" for kind, count in kinds.items())
         + f". Kills are SIGKILL when a drawn storage request arrives or is answered; spoilt ones ({FAULT_RATE:.0%}) "
-        "are 503s, resets before and after the server acted, truncated answers and stalls of ten seconds. The same "
-        "command is given again until it ends with 0, then every object but the report is compared by SHA-256 with "
+        f"are 503s, resets before and after the server acted, truncated answers and stalls of {stall_s:g} seconds. The "
+        "same command is given again until it ends with 0, then every object but the report is compared by SHA-256 with "
         "an undisturbed run's. A kill that the run outlives by itself needs no resume."
     )
 

@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Final, Self
 
 FAULTS: Final = ("503", "reset before", "reset after", "truncated", "stall")
-STALL_S: Final = 10.0
+STALL_S = 10.0  # seconds; a test makes it shorter
 _HEAD_END: Final = b"\r\n\r\n"
 _BUSY: Final = b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
 

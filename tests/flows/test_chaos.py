@@ -11,7 +11,8 @@ def test_a_short_campaign_of_kills_and_faults_loses_nothing(tmp_path: Path) -> N
     """One kill of each kind, spoilt requests, a revoked key and a full disk; `make chaos` is the long form."""
     figures = tmp_path / "figures.json"
     # in a process of its own: it starts servers and a cluster, and sets the environment for them
-    command = [sys.executable, "-m", "benchmarks.chaos", "--runs", "4", "--fault-runs", "1", "--json", str(figures)]
+    options = ("--runs", "4", "--fault-runs", "1", "--stall-s", "1", "--json", str(figures))
+    command = [sys.executable, "-m", "benchmarks.chaos", *options]
     repository = Path(__file__).resolve().parents[2]
     done = subprocess.run(command, cwd=repository, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
