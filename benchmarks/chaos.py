@@ -597,8 +597,8 @@ def _protocol(outcomes: list[Outcome], stall_s: float) -> str:
         + ", ".join(f"{kind} ({count})" for kind, count in kinds.items())
         + f". Kills are SIGKILL when a drawn storage request arrives or is answered; spoilt ones ({FAULT_RATE:.0%}) "
         f"are 503s, resets before and after the server acted, truncated answers and stalls of {stall_s:g} seconds. The "
-        "same command is given again until it ends with 0, then every object but the report is compared by SHA-256 with "
-        "an undisturbed run's. A kill that the run outlives by itself needs no resume."
+        "same command is given again until it ends with 0, then every object but the report is compared by SHA-256 "
+        "with an undisturbed run's. A kill that the run outlives by itself needs no resume."
     )
 
 
