@@ -610,8 +610,8 @@ def _figures(outcomes: list[Outcome]) -> dict[str, dict[str, Any]]:
 def _protocol(outcomes: list[Outcome], stall_s: float) -> str:
     kinds = Counter(outcome.disturbance.split(" killed")[0] for outcome in outcomes)
     return (
-        f"{_PHOTOGRAPHS} photographs of {_SIDE_PX}x{_SIDE_PX} px, one to a shard, made by `aura synthesize --method linearise` on "
-        "SeaweedFS through a proxy, with two Dask workers. Disturbed: "
+        f"{_PHOTOGRAPHS} photographs of {_SIDE_PX}x{_SIDE_PX} px, one to a shard, made by "
+        "`aura synthesize --method linearise` on SeaweedFS through a proxy, with two Dask workers. Disturbed: "
         + ", ".join(f"{kind} ({count})" for kind, count in kinds.items())
         + f". Kills are SIGKILL when a drawn storage request arrives or is answered; spoilt ones ({FAULT_RATE:.0%}) "
         f"are 503s, resets before and after the server acted, truncated answers and stalls of {stall_s:g} seconds. The "
