@@ -33,5 +33,5 @@ def held_back() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    for number in received[:1]:
-        signal.raise_signal(number)
+    for first in received[:1]:
+        signal.raise_signal(first)
