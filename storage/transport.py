@@ -1,8 +1,8 @@
 """Byte ranges of a dataset's objects, as fast as the place they lie in gives them.
 
-Local objects are mapped into memory. Those on S3 come through s3fs, or through obstore where that is asked for: it was
-measured to be no faster (``make bench-reader``), and its threads do not survive a fork. Handles belong to the process
-that opened them.
+Local objects are mapped into memory. Those on S3 come through s3fs, or through obstore where that is asked for: its
+threads do not survive a fork, and ``make bench-reader`` shows what it gains. Handles belong to the process that opened
+them.
 """
 
 from __future__ import annotations

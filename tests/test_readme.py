@@ -40,6 +40,16 @@ def test_every_figure_of_the_fidelity_table_is_the_benchmarks() -> None:
                 assert quoted == format(figures[f"{group}/{row['method']}/{metric}"]["value"], spec), (row, heading)
 
 
+def test_every_figure_of_the_reader_is_the_benchmarks() -> None:
+    figures = json.loads((ROOT / "benchmarks" / "results" / "reader.json").read_text())["figures"]
+    block = re.search(r"<!-- reader -->\n(.*?)<!-- /reader -->", README, re.DOTALL)
+    assert block, "the README has lost its table of the reader"
+    rows = re.findall(r"^\| .* \| `([\w/ -]+)` \| ([\d.]+) \|$", block[1], re.MULTILINE)
+    assert {key for key, _ in rows} >= {"ratio_to_best_peer_s3", "ratio_to_best_peer_local", "bits_per_pixel"}
+    for key, quoted in rows:
+        assert quoted == f"{figures[key]['value']:.2f}", key
+
+
 def test_every_file_it_links_to_is_there() -> None:
     links = [link for link in re.findall(r"\]\(([^)#]+)\)", README) if "://" not in link]
     assert links
