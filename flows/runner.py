@@ -18,6 +18,7 @@ from aura.errors import AuraError, InvalidInputError
 
 _BYTES_PER_WORKER = 2 << 30  # torch, the networks and one 24 megapixel photograph with its tiles
 _CONNECT_TIMEOUT_S = 5
+_LOST_WORKER_TIMEOUT = "10 minutes"
 _EXPECTED = "'local', 'local:N' for N workers, or a scheduler's address such as tcp://host:8786"
 
 
@@ -108,7 +109,14 @@ def local_cluster(workers: int, threads: int) -> Iterator[distributed.LocalClust
     environment = worker_environment(threads)
     with (
         _environment_without([*environment, "PYTHONHASHSEED"]),
-        dask.config.set({"distributed.nanny.pre-spawn-environ": environment}),
+        dask.config.set(
+            {
+                "distributed.nanny.pre-spawn-environ": environment,
+                # a killed worker starts again, but importing torch takes longer than the default on a busy machine;
+                # then the cluster would give it up, and without any worker a run would wait for ever
+                "distributed.deploy.lost-worker-timeout": _LOST_WORKER_TIMEOUT,
+            }
+        ),
         distributed.LocalCluster(  # type: ignore[no-untyped-call]  # the library ships no types
             n_workers=workers,
             threads_per_worker=1,
