@@ -292,7 +292,10 @@ def _base_curve(linear: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _standard(linear: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    return _srgb_encode(linear) if rng.random() < 0.5 else _bt709_encode(linear)
+    kind = rng.choice(3, p=[0.6, 0.3, 0.1])
+    if kind == 2:
+        return np.asarray(np.clip(linear, 0.0, 1.0) ** (1 / rng.choice([1.8, 2.2])))
+    return _srgb_encode(linear) if kind == 0 else _bt709_encode(linear)
 
 
 def _gamma(linear: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -332,13 +335,13 @@ def _tone_curve(family: str, linear: np.ndarray, rng: np.random.Generator, *, gr
 def draw_isp(batch: int, rng: np.random.Generator) -> IspParameters:
     """Draw the parameters of ``batch`` random ISPs; deterministic in the generator's state."""
     axis = curve_axis().double().numpy()
-    plain = rng.random(batch) < 0.3  # a developer at its most neutral: no taste, no mistakes
+    plain = rng.random(batch) < 0.5  # a developer at its most neutral: no taste, no mistakes
     family = rng.choice(len(TONE_FAMILIES), size=batch, p=[0.10, 0.06, 0.12, 0.24, 0.18, 0.10, 0.20])
     family = np.where(plain, 0, family)
     curves = [
         _tone_curve(TONE_FAMILIES[index], axis, rng, graded=not flat) for index, flat in zip(family, plain, strict=True)
     ]
-    auto = rng.choice(3, size=batch, p=[0.55, 0.2, 0.25])
+    auto = rng.choice(3, size=batch, p=[0.7, 0.1, 0.2])
     # Fixed exposure: developers lift RAW by up to two stops, since cameras protect highlights.
     stops = np.where(auto == 0, rng.normal(0.45, 0.55, batch).clip(-1.0, 2.2), rng.normal(0.0, 0.4, batch))
     mild = rng.random(batch) < 0.7
@@ -346,8 +349,10 @@ def draw_isp(batch: int, rng: np.random.Generator) -> IspParameters:
     colour_error += np.eye(3)
     colour_error /= colour_error.sum(axis=2, keepdims=True)
 
-    def sometimes(probability: float, low: float, high: float, otherwise: float) -> np.ndarray:
-        happens = (rng.random(batch) < probability) & ~plain
+    def sometimes(
+        probability: float, low: float, high: float, otherwise: float, *, if_plain: float = 0.0
+    ) -> np.ndarray:
+        happens = rng.random(batch) < np.where(plain, if_plain, probability)
         return np.where(happens, rng.uniform(low, high, batch), otherwise)
 
     parameters: dict[str, np.ndarray] = {
@@ -356,7 +361,7 @@ def draw_isp(batch: int, rng: np.random.Generator) -> IspParameters:
         "colour_error": colour_error,
         "exposure": np.where(plain, 1.0, 2.0**stops),
         "auto_exposure": auto,
-        "denoise": sometimes(0.7, 0.1, 1.0, 0.0),
+        "denoise": sometimes(0.7, 0.1, 1.0, 0.0, if_plain=0.2),
         "tone_family": family,
         "tone_curve": np.stack(curves)[:, None],
         "wide_gamut": sometimes(0.5, 1.0, 1.0, 0.0),
@@ -366,7 +371,7 @@ def draw_isp(batch: int, rng: np.random.Generator) -> IspParameters:
         "saturation": sometimes(0.8, 0.75, 1.55, 1.0),
         "hue_degrees": sometimes(0.3, -6.0, 6.0, 0.0),
         "vibrance": sometimes(0.25, 0.0, 0.4, 0.0),
-        "sharpen": sometimes(0.75, 0.1, 1.2, 0.0),
+        "sharpen": sometimes(0.75, 0.1, 1.2, 0.0, if_plain=0.5),
         "sharpen_radius": rng.uniform(0.5, 1.6, batch),
         "jpeg_quality": np.where(rng.random(batch) < 0.85, rng.integers(60, 99, batch), 0),
         "jpeg_subsampling": np.where(rng.random(batch) < 0.55, 2, 0),

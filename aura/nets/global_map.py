@@ -17,7 +17,10 @@ from aura.curves import apply_curve
 
 _BASIS: Final = 8
 _SAMPLES: Final = 256
-_CURVES: Final = 5  # R, G, B over their own value; luma; maximum
+_CURVES: Final = 6  # R, G, B over their own value; luma; maximum; one that all three channels share
+_MINOR: Final = 0.3
+"""Scale of all curves but the shared one: most ISPs differ in one curve, so that one shall be learned first."""
+_MATRIX_REACH: Final = 0.3
 _MAX_LOG_GAIN: Final = 4.0
 
 
@@ -42,12 +45,11 @@ class GlobalMapHead(nn.Module):
 
     basis: Tensor
 
-    def __init__(self, vector_size: int = 64) -> None:
+    def __init__(self, vector_size: int) -> None:
         super().__init__()
-        self.predict = nn.Sequential(nn.Linear(vector_size, 96), nn.ReLU(), nn.Linear(96, _CURVES * _BASIS + 9))
-        last = self.predict[-1]
-        nn.init.zeros_(last.weight)  # type: ignore[arg-type]  # nn.Sequential's items are typed as Module
-        nn.init.zeros_(last.bias)  # type: ignore[arg-type]  # as above
+        self.predict = nn.Linear(vector_size, _CURVES * _BASIS + 9)
+        nn.init.zeros_(self.predict.weight)
+        nn.init.zeros_(self.predict.bias)
         axis = torch.linspace(0.0, 1.0, _SAMPLES)
         cosines = torch.stack([torch.cos(math.pi * order * axis) for order in range(_BASIS)])
         self.register_buffer("basis", cosines, persistent=False)
@@ -55,11 +57,14 @@ class GlobalMapHead(nn.Module):
     def forward(self, vector: Tensor) -> GlobalInverse:
         """Map ``(B, D)`` to curves and matrices."""
         numbers = self.predict(vector)
-        coefficients = numbers[:, : _CURVES * _BASIS].view(-1, _CURVES, _BASIS)
+        curves = numbers[:, : _CURVES * _BASIS].view(-1, _CURVES, _BASIS) @ self.basis
         # bounded softly, so that a photograph unlike any seen cannot explode
-        curves = _MAX_LOG_GAIN * torch.tanh((coefficients @ self.basis) / _MAX_LOG_GAIN)
-        matrix = torch.eye(3, device=numbers.device) + 0.3 * torch.tanh(numbers[:, _CURVES * _BASIS :].view(-1, 3, 3))
-        return GlobalInverse(curves[:, 0:3], curves[:, 3:4], curves[:, 4:5], matrix)
+        own, luma, maximum = (
+            _MAX_LOG_GAIN * torch.tanh(curve / _MAX_LOG_GAIN)
+            for curve in (_MINOR * curves[:, 0:3] + curves[:, 5:6], _MINOR * curves[:, 3:4], _MINOR * curves[:, 4:5])
+        )
+        nudge = _MATRIX_REACH * torch.tanh(0.5 * numbers[:, _CURVES * _BASIS :].view(-1, 3, 3))
+        return GlobalInverse(own, luma, maximum, torch.eye(3, device=numbers.device) + nudge)
 
 
 def apply_global_inverse(image: Tensor, inverse: GlobalInverse) -> Tensor:

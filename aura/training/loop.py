@@ -1,8 +1,8 @@
 """The training loop: three stages, exact resume, an averaged copy of the weights, curves as data and as a picture.
 
 1. ``denoiser``: DnCNN learns white Gaussian noise on YCbCr, then is frozen.
-2. ``global``: the context and the global map alone, on many small views.
-3. ``joint``: the whole network under the composite loss.
+2. ``global``: the context and the global map alone, on a pool of photographs seen from afar; then they are frozen.
+3. ``joint``: the local network under the composite loss.
 """
 
 from __future__ import annotations
@@ -30,22 +30,29 @@ from aura.errors import InvalidInputError, WeightsError
 from aura.losses import LossWeights, composite_loss
 from aura.metrics import align_gains, psnr_aligned
 from aura.nets.aura import Aura, AuraConfig
+from aura.nets.context import Summary
+from aura.nets.global_map import apply_global_inverse
 from aura.perceptual import Lpips
 from aura.sensor.simulate import canonical_to_camera
-from aura.training.pairs import PairBatch, PairStream, draw_pairs
+from aura.training.pairs import DistantViews, PairBatch, PairStream, draw_pairs
 from aura.training.scenes import Scene, held_out, load_scenes
+from aura.training.view_pool import draw_from, filled_pool
 
 log = logging.getLogger(__name__)
 
 StageName = Literal["denoiser", "global", "joint"]
-_STAGE_CODE: Final = {"denoiser": 1, "global": 2, "joint": 3, "validation": 4}
+_STAGE_CODE: Final = {"denoiser": 1, "global": 2, "joint": 3, "validation": 4, "views": 5}
 _MSE_FLOOR: Final = 1e-6
-_GLOBAL_POOL: Final = 4
-"""The global stage compares RAW averaged over 4x4: noise and sharpening, which no global map undoes, must not steer."""
+_AS_IS_FLOOR: Final = 1e-5
+_SITES: Final = 400
+"""Sites of each view that a step of the global stage compares: a global map needs no neighbourhoods."""
 
 
 class Stage(BaseModel):
-    """One stage of training: how many steps of how many views of what size, at which peak learning rate."""
+    """One stage of training: how many steps of how many views of what size, at which peak learning rate.
+
+    The global stage's views have the size of thumbnails, whatever ``size`` says; they come from a pool of ``pool``.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -54,6 +61,7 @@ class Stage(BaseModel):
     batch: int = Field(ge=1)
     size: int = Field(ge=96, multiple_of=16)
     learning_rate: float = Field(gt=0)
+    pool: int = Field(default=40_000, ge=2)
 
 
 class TrainConfig(BaseModel):
@@ -63,7 +71,8 @@ class TrainConfig(BaseModel):
         data: folder with ``hdr/``, ``raw/`` and ``srgb/`` (see :func:`aura.training.scenes.load_scenes`).
         out: folder for checkpoint, weights and curves.
         unaligned_weight: share of the loss that sees absolute exposure and white balance, which a photograph hides.
-        decibel_weight: weight of the aligned error in decibels, so that dark photographs count as much as bright ones.
+        decibel_weight: weight of the aligned error in decibels beside the composite loss, so that dark photographs
+            count as much as bright ones; the global stage's loss is in decibels throughout.
         lpips_every: LPIPS enters the loss every so many joint steps (its weight is multiplied to make up for it).
     """
 
@@ -74,15 +83,16 @@ class TrainConfig(BaseModel):
     architecture: AuraConfig = AuraConfig()
     stages: tuple[Stage, ...] = (
         Stage(name="denoiser", steps=300, batch=8, size=128, learning_rate=2e-3),
-        Stage(name="global", steps=9000, batch=24, size=96, learning_rate=3e-3),
-        Stage(name="joint", steps=10500, batch=6, size=160, learning_rate=6e-4),
+        Stage(name="global", steps=7000, batch=48, size=96, learning_rate=2e-3),
+        Stage(name="joint", steps=3000, batch=6, size=160, learning_rate=6e-4),
     )
     seed: int = 0
     ema_decay: float = Field(default=0.998, ge=0, lt=1)
-    weight_decay: float = 1e-4
+    weight_decay: float = 1e-3
     gradient_clip: float = Field(default=1.0, gt=0)
+    global_gradient_clip: float = Field(default=5.0, gt=0)
     warmup_steps: int = 100
-    unaligned_weight: float = 0.3
+    unaligned_weight: float = 0.5
     decibel_weight: float = 0.05
     lpips_every: int = Field(default=4, ge=1)
     validate_every: int = Field(default=250, ge=1)
@@ -93,9 +103,9 @@ class TrainConfig(BaseModel):
 
 @dataclass(frozen=True)
 class Progress:
-    """What a caller is told now and then."""
+    """What a caller is told now and then; ``views`` are drawn before the global stage, without a loss."""
 
-    stage: StageName
+    stage: StageName | Literal["views"]
     step: int
     steps: int
     loss: float
@@ -180,18 +190,17 @@ def _begin(config: TrainConfig) -> _State:
 
 
 def _optimizer(model: Aura, config: TrainConfig, stage: Stage) -> torch.optim.Optimizer:
-    """AdamW over what the stage trains; in the joint stage the global map, already good, moves slower."""
-    slow = [*model.context_encoder.parameters(), *model.global_map.parameters()]
+    """AdamW over what the stage trains."""
+    global_part = [*model.context_encoder.parameters(), *model.global_map.parameters()]
     if stage.name == "global":
-        groups = [{"params": slow, "scale": 1.0}]
+        trained = global_part
     elif stage.name == "denoiser":
-        groups = [{"params": list(_denoiser(model).parameters()), "scale": 1.0}]
+        trained = list(_denoiser(model).parameters())
     else:
-        known = {id(parameter) for parameter in slow}
-        frozen = {id(parameter) for parameter in _denoiser(model).parameters()} if model.config.denoise else set()
-        local = [p for p in model.parameters() if id(p) not in known | frozen]
-        groups = [{"params": slow, "scale": 0.1}, {"params": local, "scale": 1.0}]
-    return torch.optim.AdamW(groups, lr=stage.learning_rate, weight_decay=config.weight_decay)
+        frozen = [*global_part, *(_denoiser(model).parameters() if model.config.denoise else ())]
+        known = {id(parameter) for parameter in frozen}
+        trained = [parameter for parameter in model.parameters() if id(parameter) not in known]
+    return torch.optim.AdamW(trained, lr=stage.learning_rate, weight_decay=config.weight_decay)
 
 
 def _denoiser(model: Aura) -> nn.Module:
@@ -211,17 +220,19 @@ def _run_stage(
     on_progress: Callable[[Progress], None] | None,
 ) -> float:
     stage = config.stages[state.stage]
+    batches = _batches(scenes, stage, config, state, on_progress)
     _prepare(state, stage)
+    clip = config.global_gradient_clip if stage.name == "global" else config.gradient_clip
     score, began, first = math.nan, time.monotonic(), state.step
     spent = state.seconds
     with (config.out / "curves.jsonl").open("a") as curves:
-        for batch in _batches(scenes, stage, config, state.step):
+        for batch in batches:
             _set_learning_rate(state, stage, config)
             loss = _LOSSES[stage.name](state, batch, config, lpips)
             state.optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]  # torch leaves this method untyped
             parameters = [p for group in state.optimizer.param_groups for p in group["params"]]
-            nn.utils.clip_grad_norm_(parameters, config.gradient_clip)
+            nn.utils.clip_grad_norm_(parameters, clip)
             state.optimizer.step()
             state.step += 1
             _average(state, config)
@@ -249,15 +260,29 @@ def _curve_row(stage: Stage, state: _State, loss: float, fresh: float | None) ->
 def _prepare(state: _State, stage: Stage) -> None:
     state.model.train()
     state.average.eval()
-    if stage.name == "joint" and state.model.config.denoise and state.model.denoise_net is not None:
+    if stage.name != "joint":
+        return
+    for part in (state.model.context_encoder, state.model.global_map):
+        part.requires_grad_(requires_grad=False)
+    if state.model.config.denoise and state.model.denoise_net is not None:
         state.model.denoise_net.freeze_backbone()
 
 
-def _batches(scenes: tuple[Scene, ...], stage: Stage, config: TrainConfig, first: int) -> Iterator[PairBatch]:
-    stream = PairStream(
-        scenes, stage.batch, stage.size, (config.seed, _STAGE_CODE[stage.name]), range(first, stage.steps)
-    )
-    workers = config.loader_workers
+def _batches(
+    scenes: tuple[Scene, ...],
+    stage: Stage,
+    config: TrainConfig,
+    state: _State,
+    on_progress: Callable[[Progress], None] | None,
+) -> Iterator[PairBatch] | Iterator[DistantViews]:
+    seed, workers = (config.seed, _STAGE_CODE[stage.name]), config.loader_workers
+    if stage.name == "global":
+        pool = _pool(scenes, stage, config, on_progress)
+        if state.step == 0:
+            for model in (state.model, state.average):
+                model.context_encoder.standardise_by(pool.statistics.float().to(config.device))
+        return (draw_from(pool, stage.batch, (*seed, step)) for step in range(state.step, stage.steps))
+    stream = PairStream(scenes, stage.batch, stage.size, seed, range(state.step, stage.steps))
     return iter(
         DataLoader(
             stream,
@@ -269,6 +294,20 @@ def _batches(scenes: tuple[Scene, ...], stage: Stage, config: TrainConfig, first
     )
 
 
+def _pool(
+    scenes: tuple[Scene, ...], stage: Stage, config: TrainConfig, on_progress: Callable[[Progress], None] | None
+) -> DistantViews:
+    began = time.monotonic()
+
+    def tell(drawn: int) -> None:
+        if on_progress is not None:
+            left = (time.monotonic() - began) / drawn * (stage.pool - drawn)
+            on_progress(Progress("views", drawn, stage.pool, math.nan, left, None))
+
+    path = config.out / f"views-{config.seed}-{stage.pool}.safetensors"
+    return filled_pool(path, scenes, stage.pool, (config.seed, _STAGE_CODE["views"]), config.loader_workers, tell)
+
+
 def _one_thread(_: int) -> None:
     torch.set_num_threads(1)
 
@@ -277,7 +316,7 @@ def _set_learning_rate(state: _State, stage: Stage, config: TrainConfig) -> None
     warm = min(1.0, (state.step + 1) / max(1, min(config.warmup_steps, stage.steps // 10)))
     cosine = 0.5 * (1 + math.cos(math.pi * state.step / stage.steps))
     for group in state.optimizer.param_groups:
-        group["lr"] = stage.learning_rate * group["scale"] * warm * (0.02 + 0.98 * cosine)
+        group["lr"] = stage.learning_rate * warm * (0.02 + 0.98 * cosine)
 
 
 def _average(state: _State, config: TrainConfig) -> None:
@@ -301,9 +340,22 @@ def _denoiser_loss(state: _State, batch: PairBatch, config: TrainConfig, _: Lpip
     return F.mse_loss(estimate, noise) * 100.0
 
 
-def _global_loss(state: _State, batch: PairBatch, config: TrainConfig, _: Lpips | None) -> Tensor:
-    canonical = state.model.global_only(batch.image.to(config.device))
-    return _raw_loss(canonical, batch, config, lpips=None, step=state.step, pool=_GLOBAL_POOL)
+def _global_loss(state: _State, views: DistantViews, config: TrainConfig, _: Lpips | None) -> Tensor:
+    """Aligned error and, weighted, the error as is, in decibels over random sites of distant views."""
+    device = torch.device(config.device)
+    thumbnail, statistics = views.thumbnail.to(device), views.statistics.to(device)
+    generator = torch.Generator().manual_seed(config.seed * 1_000_003 + state.step)
+    count, sites = len(thumbnail), thumbnail[0, 0].numel()
+    chosen = torch.randint(sites, (count, 1, min(_SITES, sites)), generator=generator).expand(-1, 3, -1).to(device)
+    seen, target = (light.flatten(2).gather(2, chosen)[..., None] for light in (thumbnail, views.camera.to(device)))
+    inverse = state.model.global_map(state.model.context(Summary(thumbnail, statistics)).vector)
+    canonical = apply_global_inverse(seen, inverse)
+    camera = _leaky_clamp(canonical_to_camera(canonical, views.camera_to_srgb.to(device), views.wb_gains.to(device)))
+    gain = (camera * target).sum((2, 3), keepdim=True) / (camera.square().sum((2, 3), keepdim=True) + 1e-9)
+    aligned = ((gain * camera).clamp_max(1.0) - target).square().mean((1, 2, 3))
+    as_is = (camera - target).square().mean((1, 2, 3))
+    decibels = 10.0 * torch.log10(aligned + _MSE_FLOOR)
+    return (decibels + config.unaligned_weight * 10.0 * torch.log10(as_is + _AS_IS_FLOOR)).mean()
 
 
 def _joint_loss(state: _State, batch: PairBatch, config: TrainConfig, lpips: Lpips | None) -> Tensor:
@@ -311,7 +363,7 @@ def _joint_loss(state: _State, batch: PairBatch, config: TrainConfig, lpips: Lpi
     return _raw_loss(state.model(image), batch, config, lpips=lpips, step=state.step)
 
 
-_LOSSES: Final[dict[str, Callable[[_State, PairBatch, TrainConfig, Lpips | None], Tensor]]] = {
+_LOSSES: Final[dict[str, Callable[[_State, Any, TrainConfig, Lpips | None], Tensor]]] = {
     "denoiser": _denoiser_loss,
     "global": _global_loss,
     "joint": _joint_loss,
@@ -324,12 +376,10 @@ def predicted_raw(canonical: Tensor, batch: PairBatch) -> Tensor:
     return pack_rgb(canonical_to_camera(canonical, matrix, gains), batch.cfa_pattern)
 
 
-def _raw_loss(
-    canonical: Tensor, batch: PairBatch, config: TrainConfig, *, lpips: Lpips | None, step: int, pool: int = 1
-) -> Tensor:
+def _raw_loss(canonical: Tensor, batch: PairBatch, config: TrainConfig, *, lpips: Lpips | None, step: int) -> Tensor:
     """Composite loss after one gain per colour channel, plus a smaller share of it without, plus aligned decibels."""
-    target = F.avg_pool2d(batch.raw.to(canonical), pool)
-    predicted = F.avg_pool2d(_leaky_clamp(predicted_raw(canonical, batch)), pool)
+    target = batch.raw.to(canonical)
+    predicted = _leaky_clamp(predicted_raw(canonical, batch))
     aligned = align_gains(predicted, target)
     perceive = lpips is not None and step % config.lpips_every == 0
     weights = LossWeights(lpips=LossWeights().lpips * config.lpips_every if perceive else 0.0)

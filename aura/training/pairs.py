@@ -4,21 +4,23 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
-from aura.bayer import CFA_PATTERNS, CfaPattern, pack_rgb
+from aura.bayer import CFA_PATTERNS, CfaPattern, half_size_rgb, pack_rgb
 from aura.color import apply_matrix, camera_to_srgb_matrix
 from aura.isp import develop, draw_isp
+from aura.nets.context import THUMBNAIL_SIZE, summarise
 from aura.sensor.catalog import load_profile, profile_names
 from aura.training.scenes import Scene, draw_view
 
-KIND_WEIGHTS: Final = {"hdr": 0.5, "raw": 0.25, "srgb": 0.25}
+KIND_WEIGHTS: Final = {"hdr": 0.45, "raw": 0.3, "srgb": 0.25}
 
 
 @dataclass(frozen=True)
@@ -50,14 +52,63 @@ def draw_pairs(scenes: Sequence[Scene], batch: int, size: int, seed: Sequence[in
         seed: integers, such as (run seed, stage, step).
     """
     rng = np.random.default_rng(list(seed))
+    raw, wb_gains, camera_to_srgb, pattern = _draw_captures(scenes, batch, size, rng)
+    isp = draw_isp(batch, rng)
+    image = develop(_add_noise(raw, rng), pattern, wb_gains, camera_to_srgb, isp)
+    return PairBatch(image, raw, wb_gains, camera_to_srgb, pattern)
+
+
+def _draw_captures(
+    scenes: Sequence[Scene], batch: int, size: int, rng: np.random.Generator
+) -> tuple[Tensor, Tensor, Tensor, CfaPattern]:
+    """Clean packed RAW of random views by random cameras, with their gains, matrices and one pattern for all."""
     views = torch.stack([draw_view(scene, size, rng) for scene in _draw_scenes(scenes, batch, rng)])
     camera_to_srgb, wb_gains = _draw_cameras(batch, rng)
     pattern = CFA_PATTERNS[int(rng.integers(4))]
     # Physical, not the safe inverse: the light is known beyond saturation, so each channel clips where a sensor's does.
     camera = apply_matrix(views, torch.linalg.inv(camera_to_srgb)) / wb_gains[..., None, None]
-    raw = pack_rgb(camera, pattern).clamp(0.0, 1.0)
-    image = develop(_add_noise(raw, rng), pattern, wb_gains, camera_to_srgb, draw_isp(batch, rng))
-    return PairBatch(image, raw, wb_gains, camera_to_srgb, pattern)
+    return pack_rgb(camera, pattern).clamp(0.0, 1.0), wb_gains, camera_to_srgb, pattern
+
+
+@dataclass(frozen=True)
+class DistantViews:
+    """N whole photographs as their summaries show them, and the camera light they were made from.
+
+    Attributes:
+        thumbnail: sRGB ``(N, 3, 48, 48)`` uint8, without noise, sharpening and JPEG, which averaging would remove.
+        statistics: ``(N, 1940)`` float16; see :class:`aura.nets.context.Summary`.
+        camera: clean camera RGB ``(N, 3, 48, 48)`` float16, 0 = black, 1 = saturation, where the thumbnail shows it.
+        wb_gains: ``(N, 3)``, green = 1.
+        camera_to_srgb: ``(N, 3, 3)``.
+    """
+
+    thumbnail: Tensor
+    statistics: Tensor
+    camera: Tensor
+    wb_gains: Tensor
+    camera_to_srgb: Tensor
+
+
+def draw_distant_views(scenes: Sequence[Scene], count: int, seed: Sequence[int]) -> DistantViews:
+    """Make photographs seen from afar, a pure function of its arguments.
+
+    Each view is developed twice by the same ISP: without any fine structure for the thumbnail, and with noise, noise
+    reduction, sharpening and JPEG for the statistics of pixels seen closely.
+    """
+    rng = np.random.default_rng(list(seed))
+    raw, wb_gains, camera_to_srgb, pattern = _draw_captures(scenes, count, 2 * THUMBNAIL_SIZE, rng)
+    isp = draw_isp(count, rng)
+    none = torch.zeros(count)
+    smooth = replace(isp, denoise=none, sharpen=none, jpeg_quality=none.long())
+    thumbnail = F.avg_pool2d(develop(raw, pattern, wb_gains, camera_to_srgb, smooth), 2)
+    close_up = develop(_add_noise(raw, rng), pattern, wb_gains, camera_to_srgb, isp)
+    return DistantViews(
+        (thumbnail * 255.0).round().to(torch.uint8),
+        summarise(thumbnail, close_up).statistics.half(),
+        half_size_rgb(raw).half(),
+        wb_gains,
+        camera_to_srgb,
+    )
 
 
 def _draw_scenes(scenes: Sequence[Scene], count: int, rng: np.random.Generator) -> list[Scene]:

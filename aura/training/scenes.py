@@ -32,6 +32,8 @@ SceneKind = Literal["hdr", "raw", "srgb"]
 _MAX_SIDE: Final = 1600
 _PANORAMA_RATIO: Final = 2.0
 _HELD_OUT_SHARE: Final = 8
+_PROTECTED_SHARE: Final = 0.75
+"""Of HDR views: cameras meter so that little is clipped; the others are clipped as the dice fall."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,7 @@ def _developed_light(frame: RawFrame) -> Tensor:
 
 
 def _srgb_scenes(folder: Path) -> Iterator[Scene]:
-    for path in sorted([*folder.glob("kodak/*.png"), *folder.glob("photos/*.jpg")]):
+    for path in sorted([*folder.glob("kodak/*.png"), *folder.glob("photos/*.jpg"), *folder.glob("coco/**/*.jpg")]):
         with Image.open(path) as image:
             image.draft("RGB", (2 * _MAX_SIDE, 2 * _MAX_SIDE))
             pixels = torch.from_numpy(np.asarray(image.convert("RGB")).astype(np.float32) / 255.0).permute(2, 0, 1)
@@ -187,8 +189,12 @@ def _project(light: Tensor, size: int, rng: np.random.Generator) -> Tensor:
 def _expose(view: Tensor, kind: SceneKind, rng: np.random.Generator) -> Tensor:
     """HDR: median to 1..40 % of saturation. Others have an exposure: vary it, darker only where nothing is clipped."""
     if kind == "hdr":
-        target = float(np.exp2(np.clip(rng.normal(-3.4, 1.2), -6.5, -1.3)))
-        return view * (target / luminance(view).median().clamp_min(1e-4))
+        target = float(np.exp2(np.clip(rng.normal(-3.2, 1.3), -6.5, -1.3)))
+        gain = target / luminance(view).median().clamp_min(1e-4)
+        if rng.random() < _PROTECTED_SHARE:  # a meter that spares all but the brightest lights
+            bright = torch.quantile(view.amax(0).flatten(), float(rng.uniform(0.97, 1.0)))
+            gain = torch.minimum(gain, 1.0 / bright.clamp_min(1e-4))
+        return view * gain
     brighter = float(rng.uniform(0.0, 1.5)) * float(rng.random() < 0.4)
     darker = float(rng.uniform(-2.0, 0.0)) if float(view.max()) < 0.98 else 0.0
     return view * float(np.exp2(brighter if rng.random() < 0.5 else darker))

@@ -8,7 +8,7 @@ import torch
 from aura.color import srgb_to_linear
 from aura.errors import InvalidInputError
 from aura.nets.aura import Aura, AuraConfig
-from aura.nets.context import Summary, summarise
+from aura.nets.context import summarise
 from aura.nets.denoise import DenoiseNet
 
 
@@ -86,13 +86,6 @@ def test_sides_that_are_no_multiple_of_16_are_refused_with_their_size(size: tupl
 def test_a_summary_needs_an_image_of_some_size() -> None:
     with pytest.raises(InvalidInputError, match="at least 8"):
         summarise(image(4, 64))
-
-
-def test_histograms_count_every_pixel() -> None:
-    summary = summarise(image())
-    shares = summary.statistics.square()
-    torch.testing.assert_close(shares.sum(), torch.tensor(6.0))  # five single histograms and one joint
-    assert isinstance(summary, Summary)
 
 
 def test_a_frozen_backbone_neither_learns_nor_moves_its_statistics() -> None:

@@ -19,7 +19,7 @@ from aura.training.scenes import draw_view, load_scenes
 
 STAGES = (
     Stage(name="denoiser", steps=4, batch=2, size=96, learning_rate=1e-3),
-    Stage(name="global", steps=6, batch=2, size=96, learning_rate=2e-3),
+    Stage(name="global", steps=6, batch=2, size=96, learning_rate=2e-3, pool=4),
     Stage(name="joint", steps=4, batch=2, size=96, learning_rate=1e-3),
 )
 

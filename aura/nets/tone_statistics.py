@@ -1,0 +1,141 @@
+"""Statistics of a photograph that betray its tone curve, without any weights.
+
+Histograms say which display values occur. Gradients say more: contrasts of natural scenes are about the same in dark
+and in bright places when measured in ratios of light, so the mean gradient at each display value traces the slope of
+the tone curve over log light. Seen closely, the deviation of small neighbourhoods at each display value does the same
+for sensor noise, whose variance is linear in light.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from aura.color import LUMA_COEFFICIENTS
+
+_BINS: Final = 64
+_JOINT_BINS: Final = 16
+_GRADIENT_BINS: Final = 16
+_GRADIENT_SCALES: Final = (1, 2, 4)
+_LEAST_PAIRS: Final = 8
+"""Fewer pairs of pixels in a bin say nothing about its gradient."""
+_DEVIATION_BINS: Final = 12
+_CODE: Final = 1.0 / 255.0
+
+DISTANT_SIZE: Final = 5 * _BINS + _JOINT_BINS**2 + len(_GRADIENT_SCALES) * 4 * (2 * _GRADIENT_BINS + 1)
+CLOSE_SIZE: Final = 8 + 4 * _GRADIENT_BINS * (_DEVIATION_BINS + 3)
+STATISTICS_SIZE: Final = DISTANT_SIZE + CLOSE_SIZE
+
+
+def distant_statistics(thumbnail: Tensor) -> Tensor:
+    """Measure a photograph seen from afar, where noise and sharpening vanish.
+
+    Args:
+        thumbnail: sRGB ``(B, 3, h, w)`` in [0, 1], sides of at least 8.
+
+    Returns:
+        ``(B, 972)``: square roots of the 64-bin histograms of R, G, B, luma and maximum and of the 16x16 joint
+        histogram of maximum and spread; then for three scales and R, G, B, luma the logarithms of the mean gradient and
+        the mean logarithm of the gradient in 16 bins of display value, relative to the whole, and the whole.
+    """
+    luma, maximum = _luma(thumbnail), thumbnail.amax(1, keepdim=True)
+    planes = torch.cat([thumbnail, luma, maximum], dim=1).flatten(2)
+    spread = maximum - thumbnail.amin(1, keepdim=True)
+    cell = (maximum * (_JOINT_BINS - 1)).round() * _JOINT_BINS + (spread * (_JOINT_BINS - 1)).round()
+    joint = _accumulate(cell.flatten(2), torch.ones_like(cell).flatten(2), _JOINT_BINS**2) / cell[0].numel()
+    parts = [_soft_histogram(planes, _BINS).sqrt().flatten(1), joint.sqrt().flatten(1)]
+    signals = torch.cat([thumbnail, luma], dim=1)
+    for scale in _GRADIENT_SCALES:
+        parts += _gradients_by_value(F.avg_pool2d(signals, scale))
+    return torch.cat(parts, dim=1)
+
+
+def close_statistics(close_up: Tensor) -> Tensor:
+    """Measure pixels at their native resolution.
+
+    Args:
+        close_up: sRGB ``(B, 3, h, w)`` in [0, 1], any part of the photograph, not resized.
+
+    Returns:
+        ``(B, 968)``: square roots of the shares of pixels at 255 and at 0 (R, G, B), at 255 in any and in all channels;
+        then for R, G, B, luma the distribution of the logarithm of the 3x3 standard deviation in 16 bins of display
+        value (12 bins each), its mean, its lower end, and the share of pixels in the bin.
+    """
+    white, black = (close_up > 1.0 - 0.5 * _CODE).float(), (close_up < 0.5 * _CODE).float()
+    shares = torch.cat(
+        [
+            white.mean((2, 3)),
+            black.mean((2, 3)),
+            white.amax(1).mean((1, 2))[:, None],
+            white.amin(1).mean((1, 2))[:, None],
+        ],
+        dim=1,
+    )
+    signals = torch.cat([close_up, _luma(close_up)], dim=1)
+    mean = F.avg_pool2d(signals, 3, 1)
+    deviation = (F.avg_pool2d(signals.square(), 3, 1) - mean.square()).clamp_min(0.0).sqrt()
+    level = (mean * (_GRADIENT_BINS - 1)).round().clamp(0, _GRADIENT_BINS - 1).flatten(2)
+    # a quarter of a code to 64 codes, logarithmically
+    position = (torch.log2(deviation / _CODE + 0.25) + 2.0).flatten(2) / 8.0 * (_DEVIATION_BINS - 1)
+    position = position.clamp(0.0, _DEVIATION_BINS - 1.001)
+    lower = position.floor()
+    cells = _GRADIENT_BINS * _DEVIATION_BINS
+    counts = _accumulate(level * _DEVIATION_BINS + lower, 1.0 - (position - lower), cells)
+    counts = counts + _accumulate(level * _DEVIATION_BINS + lower + 1.0, position - lower, cells)
+    counts = counts.unflatten(2, (_GRADIENT_BINS, _DEVIATION_BINS))
+    total = counts.sum(3, keepdim=True)
+    given_level = counts / (total + 1.0)
+    mean_bin = given_level @ torch.arange(float(_DEVIATION_BINS), device=counts.device)
+    lower_end = (given_level.cumsum(3) < 0.2).float().sum(3)
+    presence = (total[..., 0] / position.shape[2]).sqrt()
+    return torch.cat(
+        [
+            shares.sqrt(),
+            given_level.sqrt().flatten(1),
+            0.3 * mean_bin.flatten(1),
+            0.3 * lower_end.flatten(1),
+            presence.flatten(1),
+        ],
+        dim=1,
+    )
+
+
+def _luma(image: Tensor) -> Tensor:
+    return (image * image.new_tensor(LUMA_COEFFICIENTS["bt2100"]).view(3, 1, 1)).sum(1, keepdim=True)
+
+
+def _gradients_by_value(signals: Tensor) -> list[Tensor]:
+    """Two curves and a level per signal: ``(B, C, h, w)`` -> ``(B, 16 C)``, ``(B, 16 C)``, ``(B, C)``."""
+    right, left, below, above = signals[..., 1:], signals[..., :-1], signals[..., 1:, :], signals[..., :-1, :]
+    value = torch.cat([(0.5 * (right + left)).flatten(2), (0.5 * (below + above)).flatten(2)], dim=2)
+    step = torch.cat([(right - left).abs().flatten(2), (below - above).abs().flatten(2)], dim=2)
+    log_step = torch.log(step + 2.0 * _CODE)
+    count, total, log_total = (
+        _soft_sum(value, weight, _GRADIENT_BINS) for weight in (torch.ones_like(step), step, log_step)
+    )
+    known = (count > _LEAST_PAIRS).float()
+    level = torch.log(step.mean(2, keepdim=True) + 1e-3)
+    mean = torch.log(total / (count + 1e-6) + 1e-3) - level
+    log_mean = log_total / (count + 1e-6) - log_step.mean(2, keepdim=True)
+    return [0.5 * (known * mean).flatten(1), 0.5 * (known * log_mean).flatten(1), 0.3 * level.flatten(1)]
+
+
+def _soft_histogram(values: Tensor, bins: int) -> Tensor:
+    """Share of values at ``bins`` positions on [0, 1], split between neighbours: ``(B, C, P)`` -> ``(B, C, bins)``."""
+    return _soft_sum(values, torch.ones_like(values), bins) / values.shape[2]
+
+
+def _soft_sum(values: Tensor, weights: Tensor, bins: int) -> Tensor:
+    position = values.clamp(0.0, 1.0) * (bins - 1)
+    lower = position.floor().clamp_max(bins - 2)
+    upper_share = position - lower
+    return _accumulate(lower, (1.0 - upper_share) * weights, bins) + _accumulate(lower + 1, upper_share * weights, bins)
+
+
+def _accumulate(cell: Tensor, weights: Tensor, cells: int) -> Tensor:
+    """Sum ``weights`` by integer ``cell``: ``(B, C, P)`` -> ``(B, C, cells)``; on the CPU in one fixed order."""
+    out = weights.new_zeros(*weights.shape[:2], cells)
+    return out.scatter_add_(2, cell.long(), weights)

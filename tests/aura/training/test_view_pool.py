@@ -1,0 +1,57 @@
+"""The pool of distant views: drawn once, the same for any number of workers, and read back whole."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+import torch
+
+from aura.training.pairs import DistantViews
+from aura.training.scenes import Scene
+from aura.training.view_pool import draw_from, filled_pool
+
+
+@pytest.fixture
+def scenes() -> tuple[Scene, ...]:
+    generator = torch.Generator().manual_seed(0)
+    return tuple(Scene(str(number), "raw", torch.rand(3, 160, 200, generator=generator).half()) for number in range(3))
+
+
+def equal(first: DistantViews, second: DistantViews) -> bool:
+    return all(torch.equal(getattr(first, each.name), getattr(second, each.name)) for each in fields(DistantViews))
+
+
+def test_workers_do_not_change_the_pool(scenes: tuple[Scene, ...], tmp_path: Path) -> None:
+    alone = filled_pool(tmp_path / "a.safetensors", scenes, 60, (1,), workers=0)
+    shared = filled_pool(tmp_path / "b.safetensors", scenes, 60, (1,), workers=2)
+    assert equal(alone, shared)
+    assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
+
+
+def test_a_pool_is_drawn_once(scenes: tuple[Scene, ...], tmp_path: Path) -> None:
+    told: list[int] = []
+    drawn = filled_pool(tmp_path / "pool.safetensors", scenes, 30, (1,), workers=0, on_drawn=told.append)
+    again = filled_pool(tmp_path / "pool.safetensors", (), 30, (1,), workers=0, on_drawn=told.append)
+    assert equal(drawn, again)
+    assert told == [24, 30]
+    assert drawn.thumbnail.shape == (30, 3, 48, 48)
+    assert 0.0 <= float(drawn.camera.min()) <= float(drawn.camera.max()) <= 1.0
+
+
+def test_draws_are_decided_by_the_seed_and_mirror_view_and_truth_together(
+    scenes: tuple[Scene, ...], tmp_path: Path
+) -> None:
+    pool = filled_pool(tmp_path / "pool.safetensors", scenes, 24, (1,), workers=0)
+    assert equal(draw_from(pool, 8, (0, 5)), draw_from(pool, 8, (0, 5)))
+    drawn = draw_from(pool, 40, (0, 6))
+    turned = 0
+    for row in range(40):
+        source = next(k for k in range(24) if torch.equal(pool.statistics[k].float(), drawn.statistics[row]))
+        as_is = torch.equal(pool.camera[source].float(), drawn.camera[row])
+        turned += not as_is
+        for kept, shown in ((pool.camera, drawn.camera), (pool.thumbnail.float() / 255.0, drawn.thumbnail)):
+            expected = kept[source].float() if as_is else kept[source].float().flip(-1)
+            assert torch.equal(shown[row], expected)
+    assert 5 < turned < 35
