@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint bench-fidelity bench-dng bench-reader chaos clean
+.PHONY: help demo test lint bench-dng bench-fidelity bench-model bench-reader chaos clean
 
 help:  ## what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +39,9 @@ build/peers/.installed: benchmarks/peers.txt $(STAMP)
 
 bench-dng: $(STAMP)  ## mean CIEDE2000 of DNG files in raw developers against their photographs
 	$(BIN)/python benchmarks/dng.py
+
+bench-model: $(STAMP)  ## speed, precision and memory of the network, beside the published one
+	$(BIN)/python benchmarks/model.py
 
 clean:  ## remove the environment and what the demo made
 	rm -rf $(VENV) demo-data

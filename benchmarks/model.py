@@ -1,0 +1,141 @@
+"""The released network beside the published one: speed, what bfloat16 costs, and the memory of 24 megapixels.
+
+Run it with ``make bench-model``; it prints a table and writes ``results/model.json``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from record import write_result
+from rich.console import Console
+from rich.table import Table
+from skimage import data
+
+from aura.bayer import pack_rgb
+from aura.nets.published import PublishedUNet
+from aura.reconstruct import RELEASED_WEIGHTS, Reconstructor, load_weights
+from aura.sensor.catalog import load_profile
+from aura.sensor.simulate import canonical_to_camera, draw_capture
+
+ALLOCATOR: Final = {
+    "MALLOC_MMAP_THRESHOLD_": "4294967296",
+    "MALLOC_TRIM_THRESHOLD_": "8589934592",
+    "MALLOC_TOP_PAD_": "268435456",
+}
+THREADS: Final = 2
+SIDE: Final = 1024
+ROUNDS: Final = 7
+ROOT: Final = Path(__file__).resolve().parents[1]
+PROTOCOL: Final = (
+    f"Default weights against the published U-Net (1,875,076 parameters, random weights) on one {SIDE}x{SIDE} "
+    f"photograph, both under bfloat16 autocast, channels_last, {THREADS} threads, allocator tuned before the process "
+    f"starts; {ROUNDS} rounds in turns after a warm-up, medians, spreads half the interquartile range; AURA with "
+    "its thumbnail and statistics. bfloat16 error: packed RAW of the camera nikon-d850 from three photographs of "
+    "scikit-image, difference to float32 in 12-bit digital numbers. Memory: largest resident size of a process of its "
+    "own that reconstructs 6000x4000 pixels in tiles, float32."
+)
+
+
+def main() -> None:
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--weights", type=Path, help="of another network than the released one")
+    parser.add_argument("--memory-only", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if any(os.environ.get(name) != value for name, value in ALLOCATOR.items()):
+        # glibc reads these before the first line of Python runs
+        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | ALLOCATOR)  # noqa: S606
+    if options.memory_only:
+        _reconstruct_24_megapixels(options.weights)
+        return
+    _measure(options.weights)
+
+
+def _measure(weights: Path | None) -> None:
+
+    torch.set_num_threads(THREADS)
+    ours = load_weights(weights or RELEASED_WEIGHTS).to(memory_format=torch.channels_last).eval()
+    published = PublishedUNet().to(memory_format=torch.channels_last).eval()
+    image = torch.rand(1, 3, SIDE, SIDE).contiguous(memory_format=torch.channels_last)
+    networks: dict[str, Callable[[Any], Any]] = {"aura": ours, "published": published}
+    seconds: dict[str, list[float]] = {name: [] for name in networks}
+    with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
+        for turn in range(ROUNDS + 1):
+            for name, network in networks.items():
+                started = time.perf_counter()
+                network(image)
+                if turn:
+                    seconds[name].append(time.perf_counter() - started)
+    ratios = [slow / fast for fast, slow in zip(seconds["aura"], seconds["published"], strict=True)]
+    rates = [SIDE * SIDE / 1e6 / each for each in seconds["aura"]]
+    errors = _bfloat16_errors(ours)
+    parameters = sum(parameter.numel() for parameter in ours.parameters())
+    figures = {
+        "speed_ratio_to_published_bf16": {"value": statistics.median(ratios), "unit": "1", "spread": _spread(ratios)},
+        "megapixels_per_second": {"value": statistics.median(rates), "unit": "MPix/s", "spread": _spread(rates)},
+        "bf16_error_dn12_mean": {"value": errors[0], "unit": "DN of 12 bits", "spread": 0.0},
+        "bf16_error_dn12_p999": {"value": errors[1], "unit": "DN of 12 bits", "spread": 0.0},
+        "peak_memory_24mp": {"value": _peak_memory(weights), "unit": "GiB", "spread": 0.0},
+        "parameters": {"value": parameters, "unit": "1", "spread": 0.0},
+    }
+    target = write_result("model", PROTOCOL, figures, ("torch",))
+    table = Table("figure", "value", "unit", "spread", title="The network")
+    for name, figure in figures.items():
+        table.add_row(name, f"{figure['value']:.3g}", str(figure["unit"]), f"{figure['spread']:.2g}")
+    console = Console()
+    console.print(table)
+    console.print(f"Written to {target.relative_to(ROOT)}")
+
+
+def _spread(values: list[float]) -> float:
+    low, _, high = statistics.quantiles(values, n=4)
+    return (high - low) / 2
+
+
+def _bfloat16_errors(network: Any) -> tuple[float, float]:
+    """Mean and 99.9th percentile of the difference in packed RAW over three photographs, 12-bit digital numbers."""
+    capture = draw_capture(load_profile("nikon-d850"), 100, seed=0)
+    differences = []
+    for photograph in (data.astronaut(), data.coffee(), data.chelsea()):
+        rows, columns = (side // 16 * 16 for side in photograph.shape[:2])
+        image = torch.from_numpy(photograph[:rows, :columns].copy()).permute(2, 0, 1)[None].float() / 255.0
+        raw = []
+        for precise in (True, False):
+            with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=not precise):
+                canonical = network(image).float()
+            camera = canonical_to_camera(canonical, capture.camera_to_srgb, capture.wb_gains)
+            raw.append(pack_rgb(camera, "RGGB").clamp(0.0, 1.0) * 4095.0)
+        differences.append((raw[0] - raw[1]).abs().flatten())
+    everything = torch.cat(differences)
+    return float(everything.mean()), float(everything.sort().values[int(0.999 * len(everything))])
+
+
+def _peak_memory(weights: Path | None) -> float:
+    """GiB that a process of its own takes at most; the benchmark's own memory stays out of it."""
+    command = [sys.executable, __file__, "--memory-only", *(["--weights", str(weights)] if weights else [])]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)  # noqa: S603
+    return float(done.stdout)
+
+
+def _reconstruct_24_megapixels(weights: Path | None) -> None:
+
+    torch.set_num_threads(THREADS)
+    image = np.random.default_rng(0).integers(256, size=(4000, 6000, 3), dtype=np.uint8)
+    Reconstructor.load("aura", weights, device="cpu").canonical(image)
+    sys.stdout.write(f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20}\n")
+
+
+if __name__ == "__main__":
+    main()
