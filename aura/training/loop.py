@@ -61,7 +61,7 @@ class Stage(BaseModel):
     batch: int = Field(ge=1)
     size: int = Field(ge=96, multiple_of=16)
     learning_rate: float = Field(gt=0)
-    pool: int = Field(default=40_000, ge=2)
+    pool: int = Field(default=24_000, ge=2)
 
 
 class TrainConfig(BaseModel):
@@ -83,8 +83,8 @@ class TrainConfig(BaseModel):
     architecture: AuraConfig = AuraConfig()
     stages: tuple[Stage, ...] = (
         Stage(name="denoiser", steps=300, batch=8, size=128, learning_rate=2e-3),
-        Stage(name="global", steps=7000, batch=48, size=96, learning_rate=2e-3),
-        Stage(name="joint", steps=3000, batch=6, size=160, learning_rate=6e-4),
+        Stage(name="global", steps=5000, batch=48, size=96, learning_rate=2e-3),
+        Stage(name="joint", steps=1500, batch=6, size=160, learning_rate=6e-4),
     )
     seed: int = 0
     ema_decay: float = Field(default=0.998, ge=0, lt=1)

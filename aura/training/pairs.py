@@ -135,10 +135,10 @@ def _draw_cameras(batch: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]
 
 
 def _add_noise(raw: Tensor, rng: np.random.Generator) -> Tensor:
-    """Signal-dependent Gaussian noise, mostly of good light; the ISP sees it, the target does not."""
+    """Signal-dependent Gaussian noise, from a large sensor in good light to a small one at night; the ISP sees it."""
     batch = raw.shape[0]
-    shot = 10.0 ** np.minimum(rng.normal(-4.8, 0.7, batch), -3.0)
-    read = shot * 10.0 ** rng.uniform(-3.0, -1.0, batch)
+    shot = 10.0 ** rng.normal(-4.3, 0.8, batch).clip(-6.0, -2.6)
+    read = shot * 10.0 ** rng.uniform(-3.5, -0.7, batch)
     variance = torch.from_numpy(shot).float().view(-1, 1, 1, 1) * raw + torch.from_numpy(read).float().view(-1, 1, 1, 1)
     noise = torch.from_numpy(rng.standard_normal(raw.shape, dtype=np.float32))
     return raw + variance.sqrt() * noise
