@@ -85,7 +85,7 @@ def close_statistics(close_up: Tensor) -> Tensor:
     cells = _GRADIENT_BINS * _DEVIATION_BINS
     counts = _accumulate(level * _DEVIATION_BINS + lower, 1.0 - (position - lower), cells)
     counts = counts + _accumulate(level * _DEVIATION_BINS + lower + 1.0, position - lower, cells)
-    counts = counts.unflatten(2, (_GRADIENT_BINS, _DEVIATION_BINS))
+    counts = counts.view(*counts.shape[:2], _GRADIENT_BINS, _DEVIATION_BINS)
     total = counts.sum(3, keepdim=True)
     given_level = counts / (total + 1.0)
     mean_bin = given_level @ torch.arange(float(_DEVIATION_BINS), device=counts.device)
