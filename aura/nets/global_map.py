@@ -54,6 +54,12 @@ class GlobalMapHead(nn.Module):
         cosines = torch.stack([torch.cos(math.pi * order * axis) for order in range(_BASIS)])
         self.register_buffer("basis", cosines, persistent=False)
 
+    def shrink(self, share: float) -> None:
+        """Draw all maps to come towards the inverse sRGB curve: a ``share`` of 1 changes nothing, with 0 they are it."""
+        with torch.no_grad():
+            self.predict.weight.mul_(share)
+            self.predict.bias.mul_(share)
+
     def forward(self, vector: Tensor) -> GlobalInverse:
         """Map ``(B, D)`` to curves and matrices."""
         numbers = self.predict(vector)

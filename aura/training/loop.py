@@ -73,6 +73,8 @@ class TrainConfig(BaseModel):
         unaligned_weight: share of the loss that sees absolute exposure and white balance, which a photograph hides.
         decibel_weight: weight of the aligned error in decibels beside the composite loss, so that dark photographs
             count as much as bright ones; the global stage's loss is in decibels throughout.
+        global_shrinkage: what is left of the global map after its stage: the world's photographs differ from
+            training's, and a map that is certain of itself there is too certain here.
         lpips_every: LPIPS enters the loss every so many joint steps (its weight is multiplied to make up for it).
     """
 
@@ -94,6 +96,7 @@ class TrainConfig(BaseModel):
     warmup_steps: int = 100
     unaligned_weight: float = 0.5
     decibel_weight: float = 0.05
+    global_shrinkage: float = Field(default=0.7, gt=0, le=1)
     lpips_every: int = Field(default=4, ge=1)
     validate_every: int = Field(default=250, ge=1)
     validation_pairs: int = 64
@@ -153,6 +156,8 @@ def train(config: TrainConfig, on_progress: Callable[[Progress], None] | None = 
     score = math.nan
     while state.stage < len(config.stages):
         score = _run_stage(state, config, train_scenes, judge, lpips, on_progress)
+        if config.stages[state.stage].name == "global":
+            state.average.global_map.shrink(config.global_shrinkage)
         state.stage, state.step = state.stage + 1, 0
         state.model.load_state_dict(state.average.state_dict())  # the next stage builds on the averaged weights
         if state.stage < len(config.stages):

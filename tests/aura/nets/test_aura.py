@@ -97,3 +97,16 @@ def test_a_frozen_backbone_neither_learns_nor_moves_its_statistics() -> None:
     assert all(parameter.grad is None for parameter in net.backbone.parameters())
     assert all(torch.equal(before[name], value) for name, value in net.backbone.state_dict().items())
     assert any(parameter.grad is not None for parameter in net.branch.parameters())
+
+
+def test_a_map_can_be_drawn_towards_the_srgb_curve() -> None:
+    model = shaken(AuraConfig(local=False))
+    with torch.no_grad():
+        model.global_map.predict.weight.mul_(0.1)
+        distances = []
+        for _ in range(3):
+            distances.append(float((model(image()) - srgb_to_linear(image())).abs().mean()))
+            model.global_map.shrink(0.5)
+        model.global_map.shrink(0.0)
+        torch.testing.assert_close(model(image()), srgb_to_linear(image()), atol=1e-5, rtol=0)
+    assert distances[0] > distances[1] > distances[2] > 0
