@@ -55,7 +55,7 @@ class GlobalMapHead(nn.Module):
         self.register_buffer("basis", cosines, persistent=False)
 
     def shrink(self, share: float) -> None:
-        """Draw all maps to come towards the inverse sRGB curve: a ``share`` of 1 changes nothing, with 0 they are it."""
+        """Draw all maps to come towards the inverse sRGB curve; a ``share`` of 1 changes nothing, 0 leaves only it."""
         with torch.no_grad():
             self.predict.weight.mul_(share)
             self.predict.bias.mul_(share)
