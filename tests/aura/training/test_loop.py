@@ -64,6 +64,7 @@ def test_an_interrupted_run_ends_with_the_same_bytes(scenes_folder: Path, tmp_pa
             train(config(scenes_folder, tmp_path / "broken"), on_progress)
 
     kill("denoiser", 3)
+    kill("views", 4)
     kill("global", 5)
     kill("joint", 2)
     resumed = train(config(scenes_folder, tmp_path / "broken"))
