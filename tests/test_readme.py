@@ -50,6 +50,16 @@ def test_every_figure_of_the_reader_is_the_benchmarks() -> None:
         assert quoted == f"{figures[key]['value']:.2f}", key
 
 
+def test_every_figure_of_the_chaos_campaign_is_the_benchmarks() -> None:
+    figures = json.loads((ROOT / "benchmarks" / "results" / "chaos.json").read_text())["figures"]
+    block = re.search(r"<!-- chaos -->\n(.*?)<!-- /chaos -->", README, re.DOTALL)
+    assert block, "the README has lost its table of the campaign"
+    rows = re.findall(r"^\| .* \| `(\w+)` \| (\d+) \|$", block[1], re.MULTILINE)
+    assert {key for key, _ in rows} >= {"runs", "kills", "samples_lost", "samples_doubled", "runs_not_identical"}
+    for key, quoted in rows:
+        assert quoted == str(figures[key]["value"]), key
+
+
 def test_every_file_it_links_to_is_there() -> None:
     links = [link for link in re.findall(r"\]\(([^)#]+)\)", README) if "://" not in link]
     assert links
