@@ -21,7 +21,7 @@ def test_weights_are_trained_used_and_not_trained_again(
     aura: Aura, scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = tmp_path / "config.yaml"
-    stage = {"name": "global", "steps": 2, "batch": 2, "size": 96, "learning_rate": 0.001}
+    stage = {"name": "global", "steps": 2, "batch": 2, "size": 96, "learning_rate": 0.001, "pool": 24}
     config.write_text(yaml.safe_dump({"stages": [stage], "validation_pairs": 1, "loader_workers": 0}))
     out = tmp_path / "runs/small"
     order = ("train", "--out", str(out), "--data", str(scenes), "--config", str(config))
