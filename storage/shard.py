@@ -64,7 +64,11 @@ def write_shard(
         InvalidInputError: shapes, types or indexes contradict the dataset; nothing is written.
         StorageError: the storage refused; the shard stays uncommitted.
     """
-    for name, data in shard_objects(dataset, shard, samples, rejects).items():
+    objects = shard_objects(dataset, shard, samples, rejects)
+    for name in ("raw",) if samples.srgb is None else ("raw", "srgb"):
+        if name not in objects:  # a killed attempt may have made samples of what is rejected now, and left its arrays
+            object_location(dataset.location, name, shard).remove()
+    for name, data in objects.items():
         if permit is not None:
             permit()
         object_location(dataset.location, name, shard).write(data)

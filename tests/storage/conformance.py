@@ -98,6 +98,19 @@ class StorageTests(ABC):
         assert np.array_equal(array[2:4], shard_data(dataset, 1).raw)
         assert not np.asarray(array[0:2]).any()
 
+    def test_nothing_stays_of_a_killed_attempt_whose_samples_are_rejected_at_last(self, place: Location) -> None:
+        dataset = create_or_open(place, small_recipe(Path("/")), "m", [load_profile(CAMERA)], 1)
+        permits = iter([True, True])
+
+        def permit() -> None:
+            if not next(permits, False):
+                raise KilledError
+
+        with pytest.raises(KilledError):
+            write_shard(dataset, 0, shard_data(dataset, 0), (), permit)
+        write_shard(dataset, 0, shard_data(dataset, 0, (0,)), [reject_row(0)])
+        assert verify(place).problems == ()
+
     def test_of_many_publishers_one_version_comes(self, place: Location) -> None:
         dataset = small_dataset(place)
         write_shard(dataset, 0, shard_data(dataset, 0))
