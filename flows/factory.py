@@ -5,38 +5,28 @@ and a committed shard is not made again. Run again over a finished dataset, it l
 and publishes the next version. A lease on the dataset keeps a second run out.
 """
 
-import itertools
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
-from queue import SimpleQueue
 from typing import Annotated, Any, Final
 
 import prefect.runtime
 import pyarrow as pa
-from prefect import State, Task, flow, get_run_logger, task
+from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
-from prefect.context import FlowRunContext
-from prefect.futures import PrefectFuture
-from prefect.task_runners import TaskRunner
-from prefect.tasks import exponential_backoff
 from pydantic import AfterValidator
 
-from aura.errors import AuraError, DatasetConflictError, InvalidInputError, StorageError
-from aura.reconstruct import Reconstructor
-from aura.sensor.catalog import load_profile
+from aura.errors import InvalidInputError
 from aura.sensor.profile import SensorProfile
-from aura.sensor.simulate import draw_capture
-from flows.artifacts import ProgressArtifact, leave_contact_sheet, leave_quality, leave_summary
-from flows.interruption import held_back
+from flows.artifacts import leave_contact_sheet, leave_quality, leave_summary
+from flows.checks import Checked, check
+from flows.dispatch import synthesize
 from flows.pictures import choose_rows, triptychs
 from flows.progress import report as report_progress
 from flows.quality import Quality, measure_quality, require_gates
 from flows.report import report_path, write_report
-from flows.runner import build_runner, configured_cluster, worker_count
-from flows.shard import ShardReport, synthesize_shard
-from storage.corpus import check_corpus
+from flows.runner import build_runner, configured_cluster
+from flows.shard import ShardReport
 from storage.dataset import Dataset, complete_group, create_or_open, find_dataset, grow
 from storage.growth import (
     REMOVED,
@@ -52,40 +42,13 @@ from storage.growth import (
     write_listing,
 )
 from storage.index import index_digest, ingest, read_index, write_index
-from storage.lease import Lease, LeaseToken, hold
+from storage.lease import Lease, hold
 from storage.location import locate
 from storage.plan import PlanSummary, plan_samples, write_plan
 from storage.recipe import Gates, Recipe
 from storage.versions import Version, list_versions, publish, read_version
 
-_SHARDS_PER_WORKER: Final = 2  # one being made, one waiting: workers never idle, and a stop loses little
-_RETRIES: Final = 4
-_FIRST_RETRY_S: Final = 1.0
-_FAILURES_BEFORE_STOP: Final = 3
 _PICTURED_SAMPLES: Final = 6
-
-
-class ShardsFailedError(AuraError, RuntimeError):
-    """Some shards could not be made, for a reason that is not the storage's."""
-
-
-@dataclass(frozen=True)
-class Checked:
-    """What was found good before any work.
-
-    Attributes:
-        recipe: the recipe.
-        dataset_url: where the dataset lies or shall lie.
-        profiles: sensor profile of each of the recipe's cameras, by the recipe's word for it.
-        model_digest: of the method and its weights.
-        dataset: the dataset, if the recipe has made or begun it.
-    """
-
-    recipe: Recipe
-    dataset_url: str
-    profiles: Mapping[str, SensorProfile]
-    model_digest: str
-    dataset: Dataset | None
 
 
 @dataclass(frozen=True)
@@ -121,26 +84,6 @@ class FactoryResult:
     seconds: float = 0.0
     flow_run_id: str | None = None
     changes: str = ""
-
-
-def check(recipe: Recipe, dataset_url: str) -> Checked:
-    """Check everything that can be checked before any work; nothing is written.
-
-    Raises:
-        AuraError: the first thing that is wrong, in one sentence that says what to do.
-    """
-    url = locate(dataset_url).url
-    _require_apart(recipe.corpus, url)
-    profiles = {camera: load_profile(camera) for camera in recipe.cameras}
-    for profile in profiles.values():
-        _require_captures(profile, recipe)
-    model_digest = Reconstructor.load(recipe.method, Path(recipe.weights) if recipe.weights else None).digest
-    dataset = find_dataset(url, recipe, model_digest)
-    if dataset is not None:
-        _require_same_profiles(dataset, profiles)
-    elif read_index(url, recipe) is None:  # else the corpus was read by a run that was stopped
-        check_corpus(recipe.corpus)
-    return Checked(recipe, url, profiles, model_digest, dataset)
 
 
 def finished(checked: Checked) -> FactoryResult | None:
@@ -182,11 +125,6 @@ def _url(text: str) -> str:
     return locate(text).url
 
 
-def _worth_retrying(_task: Task[..., Any], _run: Any, state: State[Any]) -> bool:
-    """Tell whether time may mend a failure: the storage's may, a wrong recipe or wrong weights stay so."""
-    return isinstance(state.data, StorageError) or not isinstance(state.data, AuraError)
-
-
 @flow(
     name="factory",
     flow_run_name=_flow_run_name,
@@ -220,7 +158,7 @@ def factory(
     waiting = get_run_logger().info
     with hold(checked.dataset_url, wait=wait, on_wait=lambda holder: waiting("Waiting for %s", holder)) as lease:
         made, changes = _prepare(checked, lease, retry_rejects=retry_rejects)
-        reports = _synthesize(made, lease, recipe.weights, in_flight)
+        reports = synthesize(made, lease, recipe.weights, in_flight)
         index = current_index(made)
         quality = evaluate(made, index, recipe.gates)
         lease.require()
@@ -301,28 +239,6 @@ def grow_dataset(checked: Checked, dataset: Dataset, lease: Lease, retry_rejects
     return grown, said
 
 
-@task(
-    name="shard",
-    task_run_name="shard-{shard:08d}",
-    cache_policy=NO_CACHE,
-    persist_result=False,
-    retries=_RETRIES,
-    retry_delay_seconds=exponential_backoff(_FIRST_RETRY_S),
-    retry_jitter_factor=0.5,
-    retry_condition_fn=_worth_retrying,
-)
-def make_shard(dataset_url: str, shard: int, weights: str | None, lease: LeaseToken | None = None) -> ShardReport:
-    """Make and commit one shard on a worker."""
-    made = synthesize_shard(dataset_url, shard, weights, lease)
-    if made.skipped:
-        get_run_logger().info("Shard %d was committed already", shard)
-    else:
-        get_run_logger().info(
-            "Shard %d: %d samples, %d rejects, %.1f s", shard, made.samples, made.rejects, made.seconds
-        )
-    return made
-
-
 @task(name="evaluate", cache_policy=NO_CACHE, persist_result=False)
 def evaluate(dataset: Dataset, index: pa.Table, gates: Gates) -> Quality:
     """Gather the quality, show it, and hold it against the gates of this run's recipe."""
@@ -358,33 +274,6 @@ def reading_example(dataset_url: str, version: int) -> str:
     )
 
 
-def _require_apart(corpus_url: str, dataset_url: str) -> None:
-    corpus, dataset = f"{corpus_url}/", f"{dataset_url}/"
-    if dataset.startswith(corpus) or corpus.startswith(dataset):
-        raise InvalidInputError(
-            f"The dataset {dataset_url} and the corpus {corpus_url} lie inside each other, so that made files would be "
-            "taken for photographs; choose a place for the dataset outside the corpus."
-        )
-
-
-def _require_captures(profile: SensorProfile, recipe: Recipe) -> None:
-    """Take a picture at each end of the recipe's ranges: what a worker would refuse is refused here."""
-    isos = recipe.iso if isinstance(recipe.iso, tuple) else (recipe.iso,)
-    lights = [(kelvin, kelvin) for kelvin in recipe.illuminant_kelvin] if recipe.illuminant_kelvin else [None]
-    model = "none" if recipe.noise == "none" else recipe.noise_model
-    for iso, light in itertools.product(isos, lights):
-        draw_capture(profile, iso, seed=0, noise_model=model, illuminant_kelvin=light)
-
-
-def _require_same_profiles(dataset: Dataset, profiles: Mapping[str, SensorProfile]) -> None:
-    for profile in profiles.values():
-        if dataset.profiles.get(profile.name) != profile.model_dump(mode="json"):
-            raise DatasetConflictError(
-                f"{dataset.location.url} was begun with another profile of the camera {profile.name}. Give back that "
-                "profile, or make a new dataset."
-            )
-
-
 def _with_profile_names(plan: pa.Table, profiles: Mapping[str, SensorProfile]) -> pa.Table:
     """Replace a profile's file name, which only this machine may know, by the name the dataset keeps it under."""
     column = plan.schema.get_field_index("camera")
@@ -402,76 +291,6 @@ def _changes_in_words(listing: Listing, summary: PlanSummary) -> str:
     counts["rejected"] = len(reasons) - gone - usable - duplicates
     files = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
     return f"files of the corpus: {files}; {summary.samples} new samples"
-
-
-def _synthesize(dataset: Dataset, lease: Lease, weights: str | None, in_flight: int | None) -> list[ShardReport]:
-    """Make every shard that is missing, a bounded number at a time. Without any, no cluster is started."""
-    missing, total = dataset.missing_shards(), dataset.shard_count
-    bar = ProgressArtifact.start(dataset.location.url, total, total - len(missing))
-    report_progress("synthesize", total - len(missing), total)
-    get_run_logger().info("%d of %d shards are to be made", len(missing), total)
-    reports: list[ShardReport] = []
-    failures: list[Exception] = []
-    for outcome in _outcomes(dataset.location.url, missing, weights, in_flight, lease.token):
-        if lease.is_lost:
-            lease.require()
-        if isinstance(outcome, Exception):
-            failures.append(outcome)
-            if isinstance(outcome, StorageError) or len(failures) == _FAILURES_BEFORE_STOP:
-                break
-            continue
-        reports.append(outcome)
-        done = total - len(missing) + len(reports)
-        with held_back():
-            bar.move(done)
-            report_progress("synthesize", done, total)
-    _raise_failures(failures, len(missing) - len(reports))
-    return reports
-
-
-def _outcomes(
-    dataset_url: str, shards: list[int], weights: str | None, in_flight: int | None, lease: LeaseToken
-) -> Iterator[ShardReport | Exception]:
-    """Submit shards, and give what became of each as soon as it is known."""
-    if not shards:
-        return
-    limit = in_flight or _SHARDS_PER_WORKER * worker_count(_task_runner())
-    waiting = iter(shards)
-    finished_futures: SimpleQueue[PrefectFuture[ShardReport]] = SimpleQueue()
-
-    def submit(shard: int) -> None:
-        with held_back():
-            make_shard.submit(dataset_url, shard, weights, lease).add_done_callback(finished_futures.put)
-
-    for shard in itertools.islice(waiting, limit):
-        submit(shard)
-    for _ in shards:
-        future = finished_futures.get()
-        try:
-            outcome: ShardReport | Exception = future.result()
-        except Exception as error:  # noqa: BLE001 -- whatever a worker raised, or its loss; it is judged by the caller
-            outcome = error
-        yield outcome
-        for shard in itertools.islice(waiting, 1):
-            submit(shard)
-
-
-def _raise_failures(failures: list[Exception], unmade: int) -> None:
-    for failure in failures:
-        if isinstance(failure, AuraError):
-            raise failure
-    if failures:
-        raise ShardsFailedError(
-            f"{unmade} shards were not made; the first failed with {type(failures[0]).__name__}: {failures[0]}. "
-            "What was made is kept: mend the cause and run again."
-        ) from failures[0]
-
-
-def _task_runner() -> TaskRunner[PrefectFuture[Any]]:
-    context = FlowRunContext.get()
-    if context is None:
-        raise InvalidInputError("Shards are made inside the factory flow; call that.")
-    return context.task_runner
 
 
 def _result(

@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass
 
+from flows.checks import check
 from flows.console import command, progress_bars, say, say_pairs
-from flows.factory import FactoryResult, check, factory, finished
+from flows.factory import FactoryResult, factory, finished
 from flows.progress import listening
 from flows.runner import build_runner, parse_cluster, require_cluster
 from flows.server import configured_api_url, prefect_server

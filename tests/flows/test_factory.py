@@ -20,7 +20,9 @@ from aura.errors import (
     InvalidInputError,
     StorageError,
 )
-from flows.factory import check, factory, finished, make_shard
+from flows.checks import check
+from flows.dispatch import make_shard
+from flows.factory import factory, finished
 from flows.progress import listening
 from flows.runner import build_runner, local_cluster, parse_cluster
 from flows.server import Server

@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 
 from aura.errors import InvalidInputError, LeaseHeldError, LeaseLostError
-from flows.factory import check, finished
+from flows.checks import check
+from flows.factory import finished
 from flows.shard import synthesize_shard
 from storage.dataset import open_dataset
 from storage.lease import hold
