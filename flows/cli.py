@@ -1,22 +1,20 @@
 """The command line, ``aura``. Imports of a command happen when it runs, so that help is there at once."""
 # ruff: noqa: PLC0415 -- see above: torch and Prefect take seconds to import
 
-import contextlib
 import os
-import signal
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
 from typing import Annotated, Any, Literal
 
 import typer
 
-from aura.errors import AuraError, InvalidInputError, RecipeError
+from aura.errors import AuraError, RecipeError
 from flows.cameras_cli import cameras_app
 from flows.console import progress_bars, refuse, say, say_pairs
 from flows.export_cli import export_app
+from flows.interruption import resumable
 from flows.store_cli import add_store_commands
+from flows.training_cli import add_training_commands
 
 REFUSED = 2
 DEFAULT_DATA = Path("../shared/data")
@@ -36,6 +34,7 @@ commands = typer.Typer(
 commands.add_typer(cameras_app, name="cameras")
 commands.add_typer(export_app, name="export")
 add_store_commands(commands)
+add_training_commands(commands)
 
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show the log of Prefect and Dask.")]
 Cluster = Annotated[
@@ -140,7 +139,7 @@ def synthesize(
     wanted = load_recipe(recipe, given | _settings(setting or []))
     from flows.run import RunSettings, run_factory, tell
 
-    with _resumable():
+    with resumable():
         settings = RunSettings(cluster, in_flight, keep_server, wait, retry_rejects, tag)
         run = run_factory(wanted, dataset, settings)
     tell(run)
@@ -209,53 +208,6 @@ def reconstruct(
 
 
 @commands.command()
-def train(
-    out: Annotated[Path, typer.Option(help="Folder for checkpoint, weights, card and curves.")],
-    data: Data = DEFAULT_DATA,
-    config: Annotated[
-        Path | None, typer.Option(help="Configuration (YAML): stages, architecture and the rest; the default ships.")
-    ] = None,
-    seed: Annotated[int | None, typer.Option(help="Everything that is drawn follows from it.")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N.")] = None,
-) -> None:
-    """Train AURA's weights; run the same command again and it goes on exactly where it was stopped.
-
-    The data folder holds hdr/, raw/train and srgb/. The default schedule takes some hours on two cores.
-    """
-    from flows.training import train_weights
-
-    given = {"out": out, "data": data, "seed": seed, "device": device}
-    with _resumable():
-        train_weights(config, {name: value for name, value in given.items() if value is not None})
-
-
-@commands.command()
-def evaluate(
-    weights: Weights = None,
-    data: Data = DEFAULT_DATA,
-    developer: Annotated[
-        list[str] | None,
-        typer.Option(help="Who develops the RAW files: libraw_fixed, libraw_auto, in_camera, darktable, rawtherapee."),
-    ] = None,
-    crop: Annotated[int | None, typer.Option(help="Side of a centre crop in pixels; whole images if left out.")] = None,
-    cache: Annotated[Path, typer.Option(help="Folder for developed photographs.")] = Path("build/developed"),
-    results: Annotated[Path | None, typer.Option(help="Also write every pair to this JSON file.")] = None,
-) -> None:
-    """Set weights beside the classical inverses on real RAW files, and print the table.
-
-    Each file of DATA/raw/validation is developed to a photograph by every developer that is installed, and each
-    method takes that back to RAW.
-    """
-    from aura.training.development import DEVELOPERS
-    from flows.training import evaluate_weights
-
-    wanted = [name for name in DEVELOPERS if name in (developer or ())]
-    if unknown := sorted(set(developer or ()) - set(wanted)):
-        raise InvalidInputError(f"No developer is named {unknown[0]!r}; there are {', '.join(DEVELOPERS)}.")
-    evaluate_weights(weights, data / "raw" / "validation", wanted, crop, cache, results)
-
-
-@commands.command()
 def inspect(
     dataset: Annotated[str, typer.Argument(help="A dataset: folder or s3:// prefix, finished or not.")],
     version: Annotated[
@@ -287,7 +239,7 @@ def demo(
     from flows.demo import run_demo
     from flows.run import RunSettings
 
-    with _resumable():
+    with resumable():
         run_demo(folder, method, RunSettings(cluster, keep_server=keep_server))
 
 
@@ -313,29 +265,6 @@ def server(
             running.wait()
         except KeyboardInterrupt:
             say("Stopped.")
-
-
-@contextlib.contextmanager
-def _resumable() -> Iterator[None]:
-    """End in order on ctrl-C, a termination or a closed terminal, and say that nothing is lost."""
-    received: list[int] = []
-
-    def stop(number: int, _frame: FrameType | None) -> None:
-        received.append(number)
-        raise KeyboardInterrupt
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield
-    except BaseException:
-        # what comes out may be another error: some libraries wrap an interrupt that reaches them inside a call
-        if not received:
-            raise
-        refuse("Stopped. What was finished is kept: run the same command again to go on.")
-        raise typer.Exit(128 + received[0]) from None
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _quiet(*, verbose: bool) -> None:

@@ -10,11 +10,13 @@ from pydantic import ValidationError
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from aura.errors import InvalidInputError, MissingFileError
-from aura.reconstruct import Reconstructor
-from aura.training import loop
+from aura.reconstruct import RELEASED_WEIGHTS, Reconstructor
+from aura.training.configuration import Progress as TrainProgress
+from aura.training.configuration import TrainConfig
 from aura.training.development import DeveloperName, LeftOutPair, available_developers
 from aura.training.evaluation import Evaluation, EvaluationRow, Method, canonical_by, evaluate
 from aura.training.fidelity_table import as_json, as_table
+from aura.training.loop import train
 from aura.training.raw_files import list_raw_files
 from aura.unprocess import linearise, upi
 from flows.console import command, err, out, say, say_pairs
@@ -24,7 +26,7 @@ def train_weights(path: Path | None, changes: Mapping[str, Any]) -> None:
     """Train, or go on where the checkpoint stopped, and say where the weights are.
 
     Args:
-        path: configuration (YAML, fields of :class:`aura.training.loop.TrainConfig`), or None.
+        path: configuration (YAML, fields of :class:`aura.training.configuration.TrainConfig`), or None.
         changes: values laid over it.
 
     Raises:
@@ -40,7 +42,7 @@ def train_weights(path: Path | None, changes: Mapping[str, Any]) -> None:
         TextColumn("left {task.fields[left]}, loss {task.fields[loss]}, held out {task.fields[score]}"),
     )
     with Progress(*columns, console=err) as progress:
-        result = loop.train(config, _stage_bars(progress))
+        result = train(config, _stage_bars(progress))
     say(
         f"Trained in {result.seconds / 3600:.2f} h; {result.validation_psnr_aligned:.2f} dB aligned on held-out scenes."
     )
@@ -52,6 +54,41 @@ def train_weights(path: Path | None, changes: Mapping[str, Any]) -> None:
             "next": f"{command()} evaluate --weights {result.weights}",
         }
     )
+
+
+def fine_tuning(
+    folder: Path,
+    out: Path,
+    levels: Mapping[str, Any],
+    weights: Path | None,
+    steps: int,
+    learning_rate: float,
+    seed: int,
+    device: str | None,
+) -> dict[str, Any]:
+    """Describe a run that goes on from finished weights with one camera's photographs, for :func:`train_weights`.
+
+    Args:
+        folder: RAW files, or ``NAME.png`` beside ``NAME.npy``.
+        out: folder of the run.
+        levels: further fields of :class:`aura.training.camera_pairs.CameraFolder`.
+        weights: to begin with; None for the released ones.
+        steps: of training.
+        learning_rate: at its peak.
+        seed: of the run.
+        device: where to train; None for the CPU.
+    """
+    stage = {"name": "fine_tune", "steps": steps, "batch": 6, "size": 160, "learning_rate": learning_rate}
+    return {
+        "data": None,
+        "out": out,
+        "camera": {"folder": folder, **levels},
+        "initial_weights": weights or RELEASED_WEIGHTS,
+        "stages": [stage],
+        "seed": seed,
+        "validate_every": max(1, min(100, steps // 4)),
+        "device": device or "cpu",
+    }
 
 
 def evaluate_weights(
@@ -93,10 +130,10 @@ def evaluate_weights(
         say(f"Every pair is in {results}.")
 
 
-def _stage_bars(progress: Progress) -> Callable[[loop.Progress], None]:
+def _stage_bars(progress: Progress) -> Callable[[TrainProgress], None]:
     bars = {}
 
-    def show(now: loop.Progress) -> None:
+    def show(now: TrainProgress) -> None:
         if now.stage not in bars:
             bars[now.stage] = progress.add_task(now.stage, total=now.steps, left="-", loss="-", score="-")
         scored = now.validation_psnr_aligned
@@ -113,7 +150,7 @@ def _say_row(row: EvaluationRow | LeftOutPair) -> None:
         err.print(f"{row.file}  {row.developer}  {row.method}  {row.score.psnr_aligned:.1f} dB aligned", markup=False)
 
 
-def _read_config(path: Path | None, changes: Mapping[str, Any]) -> loop.TrainConfig:
+def _read_config(path: Path | None, changes: Mapping[str, Any]) -> TrainConfig:
     values: Any = {}
     if path is not None:
         try:
@@ -125,7 +162,7 @@ def _read_config(path: Path | None, changes: Mapping[str, Any]) -> loop.TrainCon
     if not isinstance(values, dict):
         raise InvalidInputError(f"{path} holds a {type(values).__name__}; expected fields such as 'seed: 1'.")
     try:
-        return loop.TrainConfig.model_validate(values | dict(changes))
+        return TrainConfig.model_validate(values | dict(changes))
     except ValidationError as error:
         faults = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
         raise InvalidInputError(f"The training configuration is wrong: {faults}.") from None

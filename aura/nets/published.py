@@ -57,6 +57,18 @@ class PublishedUNet(nn.Module):
         return F.interpolate(self.head(features), scale_factor=0.5, mode="nearest")
 
 
+class PublishedInverse(nn.Module):
+    """The U-Net with the sensor layer behind it: canonical RGB, one colour for each 2x2 site of the mosaic."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = PublishedUNet(planes=3)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """SRGB ``(B, 3, H, W)`` in [0, 1], sides multiples of 4 -> canonical linear of the same shape, not clipped."""
+        return F.interpolate(self.network(image), scale_factor=2, mode="nearest")
+
+
 class _Block(nn.Module):
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()

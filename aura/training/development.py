@@ -16,22 +16,20 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Final, Literal, NamedTuple, get_args
+from typing import Final, Literal, get_args
 
 import numpy as np
 import rawpy
-import scipy.fft
 import tifffile
 from PIL import Image
-from scipy.ndimage import uniform_filter
 
-from aura.bayer import cfa_sites
 from aura.dng import write_dng
 from aura.errors import DevelopmentError
 from aura.training.raw_files import RawDescription, RawFrame, read_raw
+from aura.training.registration import Registration, overlap, register
 
 DeveloperName = Literal["libraw_fixed", "libraw_auto", "darktable", "rawtherapee", "in_camera"]
 DEVELOPERS: Final[tuple[DeveloperName, ...]] = get_args(DeveloperName)
@@ -43,20 +41,7 @@ LEAST_CORRELATION: Final = 0.8
 _CACHE_FORMAT: Final = 1
 _TIMEOUT_SECONDS: Final = 600
 _SUFFIXES_UNKNOWN_TO_LIBRAW: Final = (".gpr",)
-
-
-class Registration(NamedTuple):
-    """Where a photograph lies on a mosaic.
-
-    Attributes:
-        top: row of the mosaic under the photograph's first row; may be negative.
-        left: column of the mosaic under the photograph's first column; may be negative.
-        correlation: of the gradients of both, after 2x2 averaging, in [-1, 1].
-    """
-
-    top: int
-    left: int
-    correlation: float
+_JPEG_SUFFIXES: Final = (".JPG", ".jpg", ".JPEG", ".jpeg")
 
 
 @dataclass(frozen=True)
@@ -120,32 +105,8 @@ def developed_pair(
             developer,
             f"does not register: gradients correlate by {registration.correlation:.2f}, {LEAST_CORRELATION} is needed",
         )
-    return _overlap(_decode(jpeg), frame, developer, registration)
-
-
-def register(image: np.ndarray, frame: RawFrame, largest_offset: int = 128) -> Registration:
-    """Find the integer offset of a photograph on a mosaic by the correlation of their gradients.
-
-    Gradients keep their direction under any rising tone curve (V. Argyriou, T. Vlachos, "Estimation of
-    sub-pixel motion using gradient cross-correlation", Electronics Letters 2003), so no knowledge of the
-    tone is needed.
-
-    Args:
-        image: ``(H, W, 3)`` uint8 in the mosaic's orientation and scale.
-        frame: the RAW.
-        largest_offset: pixels either way that are searched.
-
-    Returns:
-        The best offset, and the correlation there.
-    """
-    photograph, light = _grey(image), _grey_of_mosaic(frame)
-    surface = _cross_correlation(_gradient(light), _gradient(photograph))
-    reach_y, reach_x = (min(largest_offset, side // 2) for side in photograph.shape)
-    rows, columns = np.arange(-reach_y, reach_y + 1), np.arange(-reach_x, reach_x + 1)
-    window = surface[np.ix_(rows, columns)]  # negative indices are negative offsets: the surface is periodic
-    best_row, best_column = np.unravel_index(int(window.argmax()), window.shape)
-    top, left = int(rows[best_row]), int(columns[best_column])
-    return Registration(top, left, _gradient_correlation(photograph, light, top, left))
+    image, cropped = overlap(_decode(jpeg), frame, registration)
+    return DevelopedPair(image, cropped, developer, registration)
 
 
 def _photograph(
@@ -153,7 +114,7 @@ def _photograph(
 ) -> bytes | None:
     """The developer's JPEG in the mosaic's orientation; None if there is none."""
     if developer == "in_camera":
-        return _embedded_photograph(path, frame)
+        return _photograph_beside(path, frame) or _embedded_photograph(path, frame)
     with _file_for_developer(path, description, frame) as source:
         if developer in ("libraw_fixed", "libraw_auto"):
             image = _develop_with_libraw(source, auto_bright=developer == "libraw_auto")
@@ -269,8 +230,16 @@ def _undo_flip(image: np.ndarray, flip: int) -> np.ndarray:
     return np.ascontiguousarray(image)
 
 
+def _photograph_beside(path: Path, frame: RawFrame) -> bytes | None:
+    """The JPEG of the same name that a camera wrote beside its RAW file, as stored: cameras turn it by a tag."""
+    for suffix in _JPEG_SUFFIXES:
+        if (beside := path.with_suffix(suffix)).is_file():
+            return _if_large_enough(beside.read_bytes(), frame)
+    return None
+
+
 def _embedded_photograph(path: Path, frame: RawFrame) -> bytes | None:
-    """The camera's own JPEG, if it is (nearly) as large as the mosaic: it is never resized."""
+    """The camera's own JPEG within the RAW file."""
     try:
         with rawpy.imread(str(path)) as raw:
             thumbnail = raw.extract_thumb()
@@ -278,7 +247,11 @@ def _embedded_photograph(path: Path, frame: RawFrame) -> bytes | None:
         return None
     if thumbnail.format != rawpy.ThumbFormat.JPEG:
         return None
-    jpeg = bytes(thumbnail.data)
+    return _if_large_enough(bytes(thumbnail.data), frame)
+
+
+def _if_large_enough(jpeg: bytes, frame: RawFrame) -> bytes | None:
+    """Take a JPEG only if it is (nearly) as large as the mosaic: it is never resized."""
     width, height = Image.open(io.BytesIO(jpeg)).size
     rows, columns = frame.mosaic.shape
     return jpeg if height >= 0.9 * rows and width >= 0.9 * columns else None
@@ -327,6 +300,9 @@ def _write_whole(target: Path, content: bytes) -> None:
 
 def _cache_key(path: Path, description: RawDescription | None, developer: DeveloperName) -> str:
     identity = hashlib.sha256(path.read_bytes())
+    if developer == "in_camera":
+        beside = [path.with_suffix(suffix) for suffix in _JPEG_SUFFIXES]
+        identity.update(b"".join(jpeg.read_bytes() for jpeg in beside if jpeg.is_file()))
     described = description.model_dump_json(exclude={"file", "note", "licence"}) if description else ""
     identity.update(f"{described}|{developer_version(developer)}|{JPEG_QUALITY}|{_CACHE_FORMAT}".encode())
     return identity.hexdigest()[:24]
@@ -346,75 +322,3 @@ def developer_version(developer: DeveloperName) -> str:
         raise DevelopmentError(f"{programs[developer][0]} is not installed; install it, or leave this developer out.")
     answer = subprocess.run(programs[developer], capture_output=True, text=True, timeout=60, check=False)  # noqa: S603  # fixed
     return answer.stdout.strip().splitlines()[0] if answer.stdout.strip() else "unknown"
-
-
-def _overlap(
-    image: np.ndarray, frame: RawFrame, developer: DeveloperName, registration: Registration
-) -> DevelopedPair | LeftOutPair:
-    """Crop both to the largest common area that starts at an even site and has even sides."""
-    rows = _even_overlap(registration.top, image.shape[0], frame.mosaic.shape[0])
-    columns = _even_overlap(registration.left, image.shape[1], frame.mosaic.shape[1])
-    mosaic = frame.mosaic[rows.start : rows.stop, columns.start : columns.stop]
-    on_image = image[
-        rows.start - registration.top : rows.stop - registration.top,
-        columns.start - registration.left : columns.stop - registration.left,
-    ]
-    return DevelopedPair(
-        np.ascontiguousarray(on_image), replace(frame, mosaic=np.ascontiguousarray(mosaic)), developer, registration
-    )
-
-
-def _even_overlap(offset: int, image_side: int, mosaic_side: int) -> range:
-    start = max(0, offset)
-    start += start % 2
-    stop = min(mosaic_side, offset + image_side)
-    return range(start, stop - (stop - start) % 2)
-
-
-def _grey(image: np.ndarray) -> np.ndarray:
-    """Mean of the display channels in 2x2 boxes around each pixel corner, so that both sides are blurred alike."""
-    return _box(image.astype(np.float32).mean(axis=2) / 255.0)
-
-
-def _grey_of_mosaic(frame: RawFrame) -> np.ndarray:
-    """White-balanced mosaic, each 2x2 box averaged (which removes the pattern), with a display-like root."""
-    planes = frame.packed().numpy()
-    red, _, blue = frame.wb_gains
-    balanced = np.empty(frame.mosaic.shape, dtype=np.float32)
-    for plane, gain, (row, column) in zip(planes, (red, 1.0, 1.0, blue), cfa_sites(frame.cfa_pattern), strict=True):
-        balanced[row::2, column::2] = plane * gain
-    return np.asarray(np.sqrt(_box(balanced).clip(0.0, 1.0)))
-
-
-def _box(grey: np.ndarray) -> np.ndarray:
-    return np.asarray(uniform_filter(grey, 2, mode="nearest"))
-
-
-def _gradient(grey: np.ndarray) -> np.ndarray:
-    """Central differences as one complex number a pixel: x + i y; the frame of two pixels is left out."""
-    gradient: np.ndarray = np.zeros(grey.shape, dtype=np.complex64)
-    inner = (slice(2, -2), slice(2, -2))
-    gradient[inner].real = grey[2:-2, 3:-1] - grey[2:-2, 1:-3]
-    gradient[inner].imag = grey[3:-1, 2:-2] - grey[1:-3, 2:-2]
-    return gradient
-
-
-def _cross_correlation(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Periodic surface whose value at (y, x) tells how well ``second`` shifted by (y, x) lies on ``first``."""
-    shape = [scipy.fft.next_fast_len(a + b) for a, b in zip(first.shape, second.shape, strict=True)]
-    product = scipy.fft.fft2(first, shape) * np.conj(scipy.fft.fft2(second, shape))
-    return np.asarray(scipy.fft.ifft2(product).real)
-
-
-def _gradient_correlation(photograph: np.ndarray, light: np.ndarray, top: int, left: int) -> float:
-    rows = _even_overlap(top, photograph.shape[0], light.shape[0])
-    columns = _even_overlap(left, photograph.shape[1], light.shape[1])
-    on_light = light[rows.start : rows.stop, columns.start : columns.stop]
-    on_photograph = photograph[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left]
-    first, second = (_gradient(_half(grey)) for grey in (on_photograph, on_light))
-    energy = float(np.sqrt((np.abs(first) ** 2).sum() * (np.abs(second) ** 2).sum()))
-    return float((first * np.conj(second)).real.sum()) / energy if energy > 0 else 0.0
-
-
-def _half(grey: np.ndarray) -> np.ndarray:
-    return np.asarray((grey[0::2, 0::2] + grey[1::2, 0::2] + grey[0::2, 1::2] + grey[1::2, 1::2]) / 4)

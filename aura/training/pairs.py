@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -11,12 +11,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.data import IterableDataset
 
 from aura.bayer import CFA_PATTERNS, CfaPattern, half_size_rgb, pack_rgb
 from aura.color import apply_matrix, camera_to_srgb_matrix
 from aura.isp import develop, draw_isp
-from aura.nets.context import THUMBNAIL_SIZE, summarise
+from aura.nets.context import THUMBNAIL_SIZE, Summary, summarise
 from aura.sensor.catalog import load_profile, profile_names
 from aura.training.scenes import Scene, draw_view
 
@@ -33,6 +32,7 @@ class PairBatch:
         wb_gains: ``(B, 3)``, green = 1.
         camera_to_srgb: ``(B, 3, 3)``.
         cfa_pattern: of the whole batch.
+        summary: of the whole photographs that ``image`` is cut from; None where ``image`` is the whole photograph.
     """
 
     image: Tensor
@@ -40,9 +40,12 @@ class PairBatch:
     wb_gains: Tensor
     camera_to_srgb: Tensor
     cfa_pattern: CfaPattern
+    summary: Summary | None = None
 
 
-def draw_pairs(scenes: Sequence[Scene], batch: int, size: int, seed: Sequence[int]) -> PairBatch:
+def draw_pairs(
+    scenes: Sequence[Scene], batch: int, size: int, seed: Sequence[int], *, own_cameras: bool = False
+) -> PairBatch:
     """Make one batch of pairs, a pure function of its arguments.
 
     Args:
@@ -50,20 +53,22 @@ def draw_pairs(scenes: Sequence[Scene], batch: int, size: int, seed: Sequence[in
         batch: number of pairs.
         size: side of the photographs in pixels, even.
         seed: integers, such as (run seed, stage, step).
+        own_cameras: see every scene by the camera that took it, not by a random one; only scenes that name theirs.
     """
     rng = np.random.default_rng(list(seed))
-    raw, wb_gains, camera_to_srgb, pattern = _draw_captures(scenes, batch, size, rng)
+    raw, wb_gains, camera_to_srgb, pattern = _draw_captures(scenes, batch, size, rng, own_cameras=own_cameras)
     isp = draw_isp(batch, rng)
     image = develop(_add_noise(raw, rng), pattern, wb_gains, camera_to_srgb, isp)
     return PairBatch(image, raw, wb_gains, camera_to_srgb, pattern)
 
 
 def _draw_captures(
-    scenes: Sequence[Scene], batch: int, size: int, rng: np.random.Generator
+    scenes: Sequence[Scene], batch: int, size: int, rng: np.random.Generator, *, own_cameras: bool = False
 ) -> tuple[Tensor, Tensor, Tensor, CfaPattern]:
     """Clean packed RAW of random views by random cameras, with their gains, matrices and one pattern for all."""
-    views = torch.stack([draw_view(scene, size, rng) for scene in _draw_scenes(scenes, batch, rng)])
-    camera_to_srgb, wb_gains = _draw_cameras(batch, rng)
+    chosen = _draw_scenes(scenes, batch, rng)
+    views = torch.stack([draw_view(scene, size, rng) for scene in chosen])
+    camera_to_srgb, wb_gains = _cameras_of(chosen) if own_cameras else _draw_cameras(batch, rng)
     pattern = CFA_PATTERNS[int(rng.integers(4))]
     # Physical, not the safe inverse: the light is known beyond saturation, so each channel clips where a sensor's does.
     camera = apply_matrix(views, torch.linalg.inv(camera_to_srgb)) / wb_gains[..., None, None]
@@ -117,6 +122,12 @@ def _draw_scenes(scenes: Sequence[Scene], count: int, rng: np.random.Generator) 
     return [scenes[index] for index in rng.choice(len(scenes), size=count, p=weight / weight.sum())]
 
 
+def _cameras_of(scenes: Sequence[Scene]) -> tuple[Tensor, Tensor]:
+    cameras = [scene.camera for scene in scenes if scene.camera is not None]
+    matrices = torch.tensor([camera.camera_to_srgb for camera in cameras], dtype=torch.float32)
+    return matrices, torch.tensor([camera.wb_gains for camera in cameras], dtype=torch.float32)
+
+
 def _draw_cameras(batch: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
     """Random cameras: blends of two catalogued colour matrices, shaken, under a random illuminant."""
     matrices = [np.array(load_profile(name).xyz_to_camera) for name in profile_names()]
@@ -142,18 +153,3 @@ def _add_noise(raw: Tensor, rng: np.random.Generator) -> Tensor:
     variance = torch.from_numpy(shot).float().view(-1, 1, 1, 1) * raw + torch.from_numpy(read).float().view(-1, 1, 1, 1)
     noise = torch.from_numpy(rng.standard_normal(raw.shape, dtype=np.float32))
     return raw + variance.sqrt() * noise
-
-
-class PairStream(IterableDataset[PairBatch]):
-    """Batches of a stage from one step to another; the batch of a step never depends on where the stream began."""
-
-    def __init__(self, scenes: Sequence[Scene], batch: int, size: int, seed: Sequence[int], steps: range) -> None:
-        super().__init__()
-        self._scenes, self._batch, self._size, self._seed, self._steps = scenes, batch, size, tuple(seed), steps
-
-    def __iter__(self) -> Iterator[PairBatch]:
-        """Yield the batches in order; several workers take turns (the loader restores the order)."""
-        worker = torch.utils.data.get_worker_info()
-        start, stride = (worker.id, worker.num_workers) if worker else (0, 1)
-        for step in self._steps[start::stride]:
-            yield draw_pairs(self._scenes, self._batch, self._size, (*self._seed, step))

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 import imagecodecs
 import numpy as np
@@ -22,8 +22,8 @@ from torch import Tensor
 
 from aura.bayer import half_size_rgb, pack
 from aura.color import apply_matrix, camera_to_srgb_matrix, luminance, srgb_to_linear
-from aura.errors import MissingFileError
-from aura.training.raw_files import RawFrame, read_manifest, read_raw
+from aura.errors import AuraError, InvalidInputError, MissingFileError
+from aura.training.raw_files import RawFrame, list_raw_files, read_manifest, read_raw
 from aura.unprocess import upi
 
 log = logging.getLogger(__name__)
@@ -36,6 +36,13 @@ _PROTECTED_SHARE: Final = 0.75
 """Of HDR views: cameras meter so that little is clipped; the others are clipped as the dice fall."""
 
 
+class SceneCamera(NamedTuple):
+    """Colour of the camera that took a scene: ``(3, 3)`` white-balanced camera RGB to canonical, and its gains."""
+
+    camera_to_srgb: tuple[tuple[float, ...], ...]
+    wb_gains: tuple[float, float, float]
+
+
 @dataclass(frozen=True)
 class Scene:
     """One source of light.
@@ -45,34 +52,52 @@ class Scene:
         kind: where it comes from.
         light: canonical linear ``(3, H, W)`` float16, at least 0; HDR is scaled to a median luminance of 1.
         panorama: equirectangular, so that views of it are perspective projections.
+        camera: that took it, for RAW files; None for others.
     """
 
     name: str
     kind: SceneKind
     light: Tensor
     panorama: bool = False
+    camera: SceneCamera | None = None
 
 
-def load_scenes(data: Path) -> tuple[Scene, ...]:
+def load_scenes(data: Path | None, raw_folders: Sequence[Path] = ()) -> tuple[Scene, ...]:
     """Load every training scene under a data folder (``hdr/``, ``raw/train``, ``srgb/kodak``, ``srgb/photos``).
 
-    ``raw/validation`` is never opened. A file that cannot be read is logged and left out.
+    ``raw/validation`` is never opened. A RAW file of ``raw_folders`` that cannot be read is logged and left out.
+
+    Args:
+        data: the data folder, or None.
+        raw_folders: further folders of RAW files (with a ``manifest.json`` where there are headerless dumps).
 
     Raises:
-        MissingFileError: none of the folders holds a readable scene.
+        MissingFileError: none of the folders holds a readable scene, or one of ``raw_folders`` is not there.
     """
-    scenes = (*_hdr_scenes(data / "hdr"), *_raw_scenes(data / "raw"), *_srgb_scenes(data / "srgb"))
+    own = () if data is None else (*_hdr_scenes(data / "hdr"), *_raw_scenes(data / "raw"), *_srgb_scenes(data / "srgb"))
+    scenes = (*own, *(scene for folder in raw_folders for scene in _scenes_of_raw_files(folder)))
     if not scenes:
         raise MissingFileError(
-            f"No training scenes under {data}: expected hdr/*.hdr, raw/manifest.json or srgb/kodak/*.png. "
-            "Pass --data FOLDER."
+            f"No training scenes under {data or 'the RAW folders'}: expected hdr/*.hdr, raw/manifest.json, "
+            "srgb/kodak/*.png, or RAW files. Pass --data FOLDER or --raw FOLDER."
         )
     return scenes
 
 
-def held_out(scene: Scene) -> bool:
-    """Tell whether a scene is kept for the validation curve: one in eight, by a hash of its name."""
-    return hashlib.sha256(scene.name.encode()).digest()[0] % _HELD_OUT_SHARE == 0
+def held_out_names(names: Iterable[str]) -> frozenset[str]:
+    """Choose what only judges and never trains: one in eight, by a hash of the name, and at least one.
+
+    Raises:
+        InvalidInputError: fewer than two names; nothing may be judged by what it was trained on.
+    """
+    hashed = {name: hashlib.sha256(name.encode()).digest() for name in names}
+    if len(hashed) < 2:
+        raise InvalidInputError(
+            f"Found {len(hashed)} source of light; expected at least 2, so that one can judge what the others taught."
+        )
+    chosen = {name for name, digest in hashed.items() if digest[0] % _HELD_OUT_SHARE == 0}
+    one = {min(hashed, key=lambda name: hashed[name])}
+    return frozenset(chosen if 0 < len(chosen) < len(hashed) else one)
 
 
 def _hdr_scenes(folder: Path) -> Iterator[Scene]:
@@ -97,6 +122,17 @@ def _raw_scenes(folder: Path) -> Iterator[Scene]:
             continue
         frame = read_raw(folder / description.file, description)
         yield Scene(Path(description.file).stem, "raw", _developed_light(frame).half())
+
+
+def _scenes_of_raw_files(folder: Path) -> Iterator[Scene]:
+    for file in list_raw_files(folder):
+        try:
+            frame = read_raw(file.path, file.description)
+        except AuraError as error:
+            log.warning("left out: %s", error)
+            continue
+        camera = SceneCamera(tuple(tuple(map(float, row)) for row in frame.camera_to_srgb), frame.wb_gains)
+        yield Scene(file.path.stem, "raw", _developed_light(frame).half(), camera=camera)
 
 
 def _developed_light(frame: RawFrame) -> Tensor:

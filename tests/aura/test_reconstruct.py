@@ -15,7 +15,7 @@ from aura.color import srgb_to_linear
 from aura.errors import InvalidInputError, MissingFileError, WeightsError
 from aura.nets.aura import Aura
 from aura.reconstruct import RELEASED_WEIGHTS, Reconstructor, Window
-from aura.training.loop import save_weights
+from aura.training.checkpoint import save_weights
 
 
 def photograph(height: int, width: int, seed: int = 0) -> np.ndarray:

@@ -20,9 +20,9 @@ from aura.training.development import (
     LeftOutPair,
     available_developers,
     developed_pair,
-    register,
 )
 from aura.training.raw_files import RawFrame, read_raw
+from aura.training.registration import register
 
 MATRIX = np.array([[0.9, -0.3, -0.1], [-0.4, 1.2, 0.2], [-0.1, 0.2, 0.6]])
 

@@ -13,8 +13,10 @@ from safetensors.torch import load_file
 
 from aura.errors import InvalidInputError, MissingFileError
 from aura.nets.aura import AuraConfig
-from aura.training.loop import Stage, TrainConfig, train
-from aura.training.pairs import PairStream, draw_pairs
+from aura.training.batches import PairStream, Sources
+from aura.training.configuration import Stage, TrainConfig
+from aura.training.loop import train
+from aura.training.pairs import draw_pairs
 from aura.training.scenes import draw_view, load_scenes
 
 STAGES = (
@@ -107,8 +109,8 @@ def test_an_empty_data_folder_is_named(tmp_path: Path) -> None:
 
 def test_a_batch_depends_on_its_step_alone(scenes_folder: Path) -> None:
     scenes = load_scenes(scenes_folder)
-    whole = list(PairStream(scenes, 2, 64, (0, 2), range(4)))
-    late = list(PairStream(scenes, 2, 64, (0, 2), range(2, 4)))
+    whole = list(PairStream(Sources(scenes), 2, 64, (0, 2), range(4)))
+    late = list(PairStream(Sources(scenes), 2, 64, (0, 2), range(2, 4)))
     assert torch.equal(whole[2].image, late[0].image)
     assert torch.equal(whole[3].raw, late[1].raw)
     assert not torch.equal(whole[0].image, whole[1].image)

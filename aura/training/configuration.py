@@ -1,0 +1,98 @@
+"""What a training run depends on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from aura.losses import LossWeights
+from aura.nets.aura import AuraConfig
+from aura.training.camera_pairs import CameraFolder
+
+StageName = Literal["denoiser", "global", "joint", "fine_tune"]
+NetworkName = Literal["aura", "published"]
+
+
+class Stage(BaseModel):
+    """One stage of training: how many steps of how many views of what size, at which peak learning rate.
+
+    The global stage's views have the size of thumbnails, whatever ``size`` says; they come from a pool of ``pool``.
+    The stage ``fine_tune`` trains all but the pretrained denoiser, and is where photographs of ``camera`` are seen.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: StageName
+    steps: int = Field(ge=1)
+    batch: int = Field(ge=1)
+    size: int = Field(ge=96, multiple_of=16)
+    learning_rate: float = Field(gt=0)
+    pool: int = Field(default=24_000, ge=2)
+
+
+class TrainConfig(BaseModel):
+    """Everything a training run depends on; stored in its checkpoint and on the card.
+
+    Attributes:
+        data: folder with ``hdr/``, ``raw/`` and ``srgb/`` (see :func:`aura.training.scenes.load_scenes`); None if all
+            light comes from ``raw_folders`` or ``camera``.
+        out: folder for checkpoint, weights and curves.
+        raw_folders: further folders of RAW files to take light from, each with a ``manifest.json`` if it needs one.
+        camera: photographs and RAW of the one camera to fine-tune to.
+        network: AURA, or the network it was published with, for comparison; that has a joint stage only.
+        initial_weights: begin with these; their architecture counts, not ``architecture``.
+        pool_folder: where the pool of distant views is kept, for runs with equal seeds and scenes; ``out`` if None.
+        hlog_weight: of the loss term that is steep at large errors; 0 only for ablation.
+        unaligned_weight: share of the loss that sees absolute exposure and white balance, which a photograph hides.
+        decibel_weight: weight of the aligned error in decibels beside the composite loss, so that dark photographs
+            count as much as bright ones; the global stage's loss is in decibels throughout.
+        global_shrinkage: what is left of the global map after its stage: the world's photographs differ from
+            training's, and a map that is certain of itself there is too certain here.
+        lpips_every: LPIPS enters the loss every so many joint steps (its weight is multiplied to make up for it).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    data: Path | None
+    out: Path
+    raw_folders: tuple[Path, ...] = ()
+    camera: CameraFolder | None = None
+    network: NetworkName = "aura"
+    initial_weights: Path | None = None
+    pool_folder: Path | None = None
+    architecture: AuraConfig = AuraConfig()
+    stages: tuple[Stage, ...] = (
+        Stage(name="denoiser", steps=300, batch=8, size=128, learning_rate=2e-3),
+        Stage(name="global", steps=5000, batch=48, size=96, learning_rate=2e-3),
+        Stage(name="joint", steps=1500, batch=6, size=160, learning_rate=6e-4),
+    )
+    seed: int = 0
+    ema_decay: float = Field(default=0.998, ge=0, lt=1)
+    weight_decay: float = 1e-3
+    gradient_clip: float = Field(default=1.0, gt=0)
+    global_gradient_clip: float = Field(default=5.0, gt=0)
+    warmup_steps: int = 100
+    hlog_weight: float = Field(default=LossWeights().hlog, ge=0)
+    unaligned_weight: float = 0.5
+    decibel_weight: float = 0.05
+    global_shrinkage: float = Field(default=0.7, gt=0, le=1)
+    lpips_every: int = Field(default=4, ge=1)
+    validate_every: int = Field(default=250, ge=1)
+    validation_pairs: int = 64
+    loader_workers: int = Field(default=1, ge=0)
+    device: str = "cpu"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a caller is told now and then; ``views`` are drawn before the global stage, without a loss."""
+
+    stage: StageName | Literal["views"]
+    step: int
+    steps: int
+    loss: float
+    seconds_left: float
+    validation_psnr_aligned: float | None

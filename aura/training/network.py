@@ -1,0 +1,79 @@
+"""The networks that can be trained: AURA, and the one it was published with."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from aura.errors import InvalidInputError
+from aura.nets.aura import Aura
+from aura.nets.context import Summary
+from aura.nets.published import PublishedInverse
+from aura.reconstruct import load_weights
+from aura.training.configuration import StageName, TrainConfig
+from aura.training.pairs import PairBatch
+
+Network = Aura | PublishedInverse
+
+
+def new_network(config: TrainConfig) -> Network:
+    """Make the network a run begins with: fresh, or of its initial weights."""
+    if config.network == "published":
+        if config.initial_weights is not None:
+            raise InvalidInputError("initial_weights are AURA's; the published network begins at random.")
+        return PublishedInverse()
+    return load_weights(config.initial_weights) if config.initial_weights else Aura(config.architecture)
+
+
+def trained_by(model: Network, stage: StageName) -> list[nn.Parameter]:
+    """Return the parameters that a stage trains.
+
+    Raises:
+        InvalidInputError: the network has no such part.
+    """
+    if isinstance(model, PublishedInverse):
+        if stage != "joint":
+            raise InvalidInputError(f"The published network has no stage {stage!r}; only 'joint'.")
+        return list(model.parameters())
+    global_part = [*model.context_encoder.parameters(), *model.global_map.parameters()]
+    if stage == "global":
+        return global_part
+    if stage == "denoiser":
+        return list(denoiser(model).parameters())
+    frozen = [] if stage == "fine_tune" else list(global_part)
+    if model.config.local and model.denoise_net is not None:
+        frozen += model.denoise_net.backbone.parameters()
+    known = {id(parameter) for parameter in frozen}
+    return [parameter for parameter in model.parameters() if id(parameter) not in known]
+
+
+def denoiser(model: Network) -> nn.Module:
+    """Return AURA's DnCNN.
+
+    Raises:
+        InvalidInputError: there is none.
+    """
+    if not isinstance(model, Aura) or not model.config.local or model.denoise_net is None:
+        raise InvalidInputError("The network has no Denoise Net; remove the stage 'denoiser' from the configuration.")
+    return model.denoise_net.backbone
+
+
+def freeze_for(model: Network, stage: StageName) -> None:
+    """Set the network to training, with what the stage leaves alone frozen."""
+    model.train()
+    if stage not in ("joint", "fine_tune") or isinstance(model, PublishedInverse):
+        return
+    for part in (model.context_encoder, model.global_map):
+        part.requires_grad_(requires_grad=stage == "fine_tune")
+    if model.config.local and model.denoise_net is not None:
+        model.denoise_net.freeze_backbone()
+
+
+def canonical_of(model: Network, batch: PairBatch, device: str) -> Tensor:
+    """Take a batch's photographs to canonical light, knowing of the whole photographs what their summary says."""
+    image = batch.image.to(device)
+    if batch.summary is None or isinstance(model, PublishedInverse):
+        canonical: Tensor = model(image)
+        return canonical
+    summary = Summary(batch.summary.thumbnail.to(device), batch.summary.statistics.to(device))
+    inverted: Tensor = model(image, model.context(summary))
+    return inverted

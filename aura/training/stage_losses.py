@@ -1,0 +1,103 @@
+"""What each stage of training minimises."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from aura.bayer import pack_rgb
+from aura.color import rgb_to_ycbcr
+from aura.errors import InvalidInputError
+from aura.losses import LossWeights, composite_loss
+from aura.metrics import align_gains
+from aura.nets.aura import Aura
+from aura.nets.context import Summary
+from aura.nets.global_map import apply_global_inverse
+from aura.perceptual import Lpips
+from aura.sensor.simulate import canonical_to_camera
+from aura.training.configuration import StageName, TrainConfig
+from aura.training.network import Network, canonical_of, denoiser
+from aura.training.pairs import DistantViews, PairBatch
+
+_MSE_FLOOR: Final = 1e-6
+_AS_IS_FLOOR: Final = 1e-5
+_SITES: Final = 400
+"""Sites of each view that a step of the global stage compares: a global map needs no neighbourhoods."""
+
+
+StageLoss = Callable[[Network, Any, TrainConfig, Lpips | None, int], Tensor]
+"""Network, batch, configuration, LPIPS or None, number of the step -> scalar."""
+
+
+def denoiser_loss(model: Network, batch: PairBatch, config: TrainConfig, _: Lpips | None, step: int) -> Tensor:
+    """Error of DnCNN's estimate of white Gaussian noise of random strength, on pixel-unshuffled YCbCr."""
+    clean = F.pixel_unshuffle(rgb_to_ycbcr(batch.image.to(config.device)), 2)
+    generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
+    sigma = 0.08 * torch.rand(len(clean), 1, 1, 1, generator=generator)
+    noise = (sigma * torch.randn(clean.shape, generator=generator)).to(clean)
+    estimate: Tensor = denoiser(model)(clean + noise)
+    return F.mse_loss(estimate, noise) * 100.0
+
+
+def global_loss(model: Network, views: DistantViews, config: TrainConfig, _: Lpips | None, step: int) -> Tensor:
+    """Aligned error and, weighted, the error as is, in decibels over random sites of distant views."""
+    if not isinstance(model, Aura):
+        raise InvalidInputError("The published network has no global map; remove the stage 'global'.")
+    device = torch.device(config.device)
+    thumbnail, statistics = views.thumbnail.to(device), views.statistics.to(device)
+    generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
+    count, sites = len(thumbnail), thumbnail[0, 0].numel()
+    chosen = torch.randint(sites, (count, 1, min(_SITES, sites)), generator=generator).expand(-1, 3, -1).to(device)
+    seen, target = (light.flatten(2).gather(2, chosen)[..., None] for light in (thumbnail, views.camera.to(device)))
+    inverse = model.global_map(model.context(Summary(thumbnail, statistics)).vector)
+    canonical = apply_global_inverse(seen, inverse)
+    camera = _leaky_clamp(canonical_to_camera(canonical, views.camera_to_srgb.to(device), views.wb_gains.to(device)))
+    gain = (camera * target).sum((2, 3), keepdim=True) / (camera.square().sum((2, 3), keepdim=True) + 1e-9)
+    aligned = ((gain * camera).clamp_max(1.0) - target).square().mean((1, 2, 3))
+    as_is = (camera - target).square().mean((1, 2, 3))
+    decibels = 10.0 * torch.log10(aligned + _MSE_FLOOR)
+    return (decibels + config.unaligned_weight * 10.0 * torch.log10(as_is + _AS_IS_FLOOR)).mean()
+
+
+def raw_loss(model: Network, batch: PairBatch, config: TrainConfig, lpips: Lpips | None, step: int) -> Tensor:
+    """Composite loss after one gain per colour channel, plus a smaller share of it without, plus aligned decibels."""
+    canonical = canonical_of(model, batch, config.device)
+    target = batch.raw.to(canonical)
+    predicted = _leaky_clamp(predicted_raw(canonical, batch))
+    aligned = align_gains(predicted, target)
+    perceive = lpips is not None and step % config.lpips_every == 0
+    lpips_weight = LossWeights().lpips * config.lpips_every if perceive else 0.0
+    weights = LossWeights(hlog=config.hlog_weight, lpips=lpips_weight)
+    gains, matrix = batch.wb_gains.to(canonical), batch.camera_to_srgb.to(canonical)
+    terms = composite_loss(
+        aligned, target, wb_gains=gains, camera_to_srgb=matrix, lpips=lpips if perceive else None, weights=weights
+    )
+    plain = LossWeights(hlog=config.hlog_weight, ssim=0.0, lpips=0.0)
+    absolute = composite_loss(predicted, target, wb_gains=gains, camera_to_srgb=matrix, lpips=None, weights=plain)
+    error = (aligned - target).square().mean((1, 2, 3))
+    decibels = 10.0 * torch.log10(error + _MSE_FLOOR).mean()
+    return terms.total + config.unaligned_weight * absolute.total + config.decibel_weight * decibels
+
+
+LOSSES: Final[dict[StageName, StageLoss]] = {
+    "denoiser": denoiser_loss,
+    "global": global_loss,
+    "joint": raw_loss,
+    "fine_tune": raw_loss,
+}
+
+
+def predicted_raw(canonical: Tensor, batch: PairBatch) -> Tensor:
+    """Put canonical light through the batch's cameras: ``(B, 3, S, S)`` -> packed ``(B, 4, S/2, S/2)``, not clipped."""
+    gains, matrix = batch.wb_gains.to(canonical), batch.camera_to_srgb.to(canonical)
+    return pack_rgb(canonical_to_camera(canonical, matrix, gains), batch.cfa_pattern)
+
+
+def _leaky_clamp(raw: Tensor) -> Tensor:
+    """Clip to [0, 1] as a sensor does, with a little slope beyond, so that over-exposure can be unlearned."""
+    clipped = raw.clamp(0.0, 1.0)
+    return clipped + 0.05 * (raw - clipped)
