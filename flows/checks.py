@@ -12,7 +12,7 @@ from aura.sensor.profile import SensorProfile
 from aura.sensor.simulate import draw_capture
 from storage.corpus import check_corpus
 from storage.dataset import Dataset, find_dataset
-from storage.index import read_index
+from storage.index import has_index
 from storage.location import locate
 from storage.recipe import Recipe
 
@@ -51,8 +51,8 @@ def check(recipe: Recipe, dataset_url: str) -> Checked:
     dataset = find_dataset(url, recipe, model_digest)
     if dataset is not None:
         _require_same_profiles(dataset, profiles)
-    elif read_index(url, recipe) is None:  # else the corpus was read by a run that was stopped
-        check_corpus(recipe.corpus)
+    elif not has_index(url, recipe):  # else the corpus was read by a run that was stopped
+        check_corpus(recipe.corpus, recipe.corpus_column)
     return Checked(recipe, url, profiles, model_digest, dataset)
 
 

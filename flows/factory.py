@@ -20,6 +20,7 @@ from aura.errors import InvalidInputError
 from aura.sensor.profile import SensorProfile
 from flows.artifacts import leave_contact_sheet, leave_quality, leave_summary
 from flows.checks import Checked, check
+from flows.corpus_parts import on_workers
 from flows.dispatch import synthesize
 from flows.pictures import choose_rows, triptychs
 from flows.progress import report as report_progress
@@ -41,10 +42,11 @@ from storage.growth import (
     read_rejects,
     write_listing,
 )
-from storage.index import index_digest, ingest, read_index, write_index
+from storage.index import has_index, index_batches, index_digest
+from storage.ingest import ingest
 from storage.lease import Lease, hold
 from storage.location import locate
-from storage.plan import PlanSummary, plan_samples, write_plan
+from storage.plan import PlanSummary, plan_shards, write_plan
 from storage.recipe import Gates, Recipe
 from storage.versions import Version, list_versions, publish, read_version
 
@@ -173,7 +175,8 @@ def _prepare(checked: Checked, lease: Lease, *, retry_rejects: bool) -> tuple[Da
     # looked for again: another run may have ended while this one waited
     dataset = find_dataset(checked.dataset_url, checked.recipe, checked.model_digest)
     if dataset is None:
-        return plan_dataset(checked, ingest_corpus(checked), lease), ""
+        ingest_corpus(checked, lease)
+        return plan_dataset(checked, lease), ""
     lease.require()
     complete_group(dataset)
     if not dataset.missing_shards():
@@ -186,31 +189,29 @@ def _prepare(checked: Checked, lease: Lease, *, retry_rejects: bool) -> tuple[Da
 
 
 @task(name="ingest", cache_policy=NO_CACHE, persist_result=False)
-def ingest_corpus(checked: Checked) -> pa.Table:
+def ingest_corpus(checked: Checked, lease: Lease) -> None:
     """Read every file of the corpus once and keep the index, unless a stopped run has done so."""
-    recipe = checked.recipe
-    index = read_index(checked.dataset_url, recipe)
-    if index is None:
-        url = checked.dataset_url
-        index = ingest(recipe.corpus, recipe.limits, lambda done: report_progress("ingest", done, 0), resume_in=url)
-        report_progress("ingest", index.num_rows, index.num_rows)
-        write_index(checked.dataset_url, index, recipe)
-    refused = index.num_rows - index["reject_reason"].null_count
-    get_run_logger().info("%d files listed, %d of them refused", index.num_rows, refused)
-    return index
+    url = checked.dataset_url
+    if has_index(url, checked.recipe):
+        get_run_logger().info("The corpus was read by a run that was stopped")
+        return
+    done = ingest(url, checked.recipe, on_workers(url, lease.token), lambda files: report_progress("ingest", files, 0))
+    report_progress("ingest", done.files, done.files)
+    get_run_logger().info("%d files listed, %d of them refused", done.files, sum(done.rejected.values()))
 
 
 @task(name="plan", cache_policy=NO_CACHE, persist_result=False)
-def plan_dataset(checked: Checked, index: pa.Table, lease: Lease) -> Dataset:
+def plan_dataset(checked: Checked, lease: Lease) -> Dataset:
     """Plan every sample and, when the plan is whole, make the dataset's group: from here on a run can go on."""
-    plan = plan_samples(index, checked.recipe, checked.model_digest)
+    url, recipe = checked.dataset_url, checked.recipe
     lease.require()
-    summary = write_plan(checked.dataset_url, _with_profile_names(plan, checked.profiles))
+    plan = plan_shards(index_batches(url), recipe)
+    summary = write_plan(url, (_with_profile_names(shard, checked.profiles) for shard in plan))
     get_run_logger().info("%d samples in %d shards planned", summary.samples, summary.shards)
     profiles = list(checked.profiles.values())
-    objects = index_digest(checked.dataset_url) | dict(summary.objects)
+    objects = index_digest(url) | dict(summary.objects)
     lease.require()
-    return create_or_open(checked.dataset_url, checked.recipe, checked.model_digest, profiles, summary.samples, objects)
+    return create_or_open(url, recipe, checked.model_digest, profiles, summary.samples, objects)
 
 
 @task(name="grow", cache_policy=NO_CACHE, persist_result=False)
@@ -221,14 +222,19 @@ def grow_dataset(checked: Checked, dataset: Dataset, lease: Lease, retry_rejects
         listing = read_rejects(dataset, lambda done, total: report_progress("retry", done, total))
     elif listing is None and (changes := find_changes(dataset)):
         total = len(changes.fresh)
-        listing = read_changes(dataset, changes, lambda done: report_progress("ingest", done, total))
+        listing = read_changes(
+            dataset,
+            changes,
+            on_workers(dataset.location.url, lease.token),
+            lambda done: report_progress("ingest", done, max(done, total)),
+        )
     if listing is None or not listing.rows.num_rows:
         said = "no reject can be used now" if retry_rejects else "nothing is new in the corpus"
         get_run_logger().info("%s", said.capitalize())
         return dataset, said
     lease.require()
     write_listing(dataset, listing)
-    plan = _with_profile_names(plan_growth(dataset, listing), checked.profiles)
+    plan = (_with_profile_names(shard, checked.profiles) for shard in plan_growth(dataset, listing))
     lease.require()
     summary = write_plan(dataset.location, plan)
     lease.require()
@@ -283,12 +289,12 @@ def _with_profile_names(plan: pa.Table, profiles: Mapping[str, SensorProfile]) -
 
 def _changes_in_words(listing: Listing, summary: PlanSummary) -> str:
     reasons = listing.rows["reject_reason"].to_pylist()
-    gone, usable = reasons.count(REMOVED), reasons.count(None)
+    gone, usable = reasons.count(REMOVED), reasons.count(None) - listing.known
     duplicates = reasons.count("duplicate")
     counts = {"new": usable, "new but known by their bytes": duplicates, "removed": gone}
     if listing.retry:
         counts = {"usable now": usable}
-    counts["rejected"] = len(reasons) - gone - usable - duplicates
+    counts["rejected"] = len(reasons) - gone - usable - duplicates - listing.known
     files = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
     return f"files of the corpus: {files}; {summary.samples} new samples"
 

@@ -11,8 +11,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import chain, groupby
+from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -36,6 +37,7 @@ from storage.samples import RejectRow, SampleRow
 from storage.shard import ShardData, is_committed, write_shard
 
 PlanRow = dict[str, Any]
+_SOURCE_KEY: Final = ("source_uri", "source_member", "source_offset_bytes")  # a tar may hold a name twice
 Photograph = npt.NDArray[np.uint8]
 
 
@@ -157,7 +159,7 @@ def perceptual_metric() -> Lpips:
 
 def _photographs(rows: Sequence[PlanRow], recipe: Recipe) -> Iterator[tuple[list[PlanRow], "Future[Photograph]"]]:
     """Yield each source's rows with its photograph, while the next one is read and decoded on another thread."""
-    sources = [list(group) for _, group in groupby(rows, key=lambda row: (row["source_uri"], row["source_member"]))]
+    sources = [list(group) for _, group in groupby(rows, key=itemgetter(*_SOURCE_KEY))]
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="prefetch") as reader:
         coming = reader.submit(_read_photograph, sources[0][0], recipe)
         for position, source in enumerate(sources):

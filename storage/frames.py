@@ -18,7 +18,7 @@ from storage.chunks import SampleChunks
 from storage.crops import Frame
 from storage.dataset import Dataset
 from storage.frame_cache import FrameCache
-from storage.location import refusals
+from storage.refusals import refusals
 from storage.sample_columns import SampleColumns
 from storage.transport import Bytes, TransportName, open_transport
 

@@ -3,36 +3,33 @@
 A corpus is listed again at each run. What differs from the last time is kept as ``listings/000002.parquet``: rows of
 files that are new or have other bytes, and rows with the reason ``removed`` of files that are gone. The identity of a
 photograph is the digest of its bytes: one that was renamed or copied is neither new nor gone. A file of the same name
-and length is taken for the same file.
+and length is taken for the same file, and so is a tar or Parquet file with all that it holds; one that has another
+length is read again.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any, Final
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from aura.errors import IntegrityError, MissingFileError, RejectedImageError, StorageAccessError
-from storage.corpus import Source, check_corpus, list_sources, read_bytes
+from storage.corpus import check_corpus, holds_photographs, is_list, list_items, read_bytes, read_item
 from storage.dataset import Dataset
-from storage.index import (
-    INDEX_SCHEMA,
-    Checkpoints,
-    Progress,
-    clear_checkpoints,
-    index_source,
-    index_sources,
-    read_index,
-    recipe_facts,
-    without_duplicate,
-)
+from storage.index import INDEX_SCHEMA, conform, describe, read_index, recipe_facts
+from storage.ingest import Progress, RunParts, clear_parts, part_rows, read_parts, reject_repeated
 from storage.location import Location
 from storage.photograph import decode
-from storage.plan import plan_samples, read_shard_plan
+from storage.plan import plan_shards, read_shard_plan
+from storage.sources import Content, Item, Source, source_name
 from storage.tables import encode_table, facts_of, read_table
 
 REMOVED: Final = "removed"
@@ -41,8 +38,13 @@ REMOVED: Final = "removed"
 _READERS: Final = 16
 _DECODERS: Final = 2  # each may hold a whole photograph
 
-Name = tuple[str, str | None]
-"""URI and, inside a tar, the member."""
+_NOT_RETRIED: Final = (None, "duplicate", "wrong_uri", "credentials_in_uri")
+_COMPARED_AT_ONCE: Final = 4096
+_PLANNED_AT_ONCE: Final = 4096
+_NAME: Final = ("uri", "member", "offset_bytes")
+
+Keys = npt.NDArray[np.bytes_]
+"""Digests of 16 bytes: a million of them take as many bytes of memory, where names would take hundreds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +52,12 @@ class Changes:
     """How the corpus differs from the last listing.
 
     Attributes:
-        fresh: files that were not there, or have another length or place in their tar.
-        gone: names of files that are not there any more.
+        fresh: items that were not there, or have another length.
+        gone: rows of the index, by place, whose item is not there any more.
     """
 
-    fresh: tuple[Source, ...]
-    gone: frozenset[Name]
+    fresh: tuple[Item, ...]
+    gone: tuple[int, ...]
 
     def __bool__(self) -> bool:
         return bool(self.fresh or self.gone)
@@ -68,10 +70,12 @@ class Listing:
     Attributes:
         rows: :data:`storage.index.INDEX_SCHEMA`, of what is new or gone.
         retry: whether photographs that were tried before are tried again.
+        known: how many usable rows have bytes that were there before, in a tar or Parquet file that has changed.
     """
 
     rows: pa.Table
     retry: bool
+    known: int = 0
 
 
 def current_index(dataset: Dataset) -> pa.Table:
@@ -85,26 +89,29 @@ def current_index(dataset: Dataset) -> pa.Table:
     if len(tables) == 1:
         return tables[0]
     table = pa.concat_tables(tables)
-    last = {name: place for place, name in enumerate(_names(table))}
-    table = table.take(pa.array(sorted(last.values()), pa.int64()))
-    return table.filter(pa.array([reason != REMOVED for reason in table["reject_reason"].to_pylist()], pa.bool_()))
+    # of rows of the same name the last one counts
+    _, from_behind = np.unique(_keys(table, _NAME)[::-1], return_index=True)
+    table = table.take(pa.array(np.sort(table.num_rows - 1 - from_behind)))
+    return table.filter(pc.not_equal(pc.fill_null(table["reject_reason"], ""), REMOVED))
 
 
 def present_sources(index: pa.Table) -> frozenset[str]:
     """Return the digests of the photographs that an index holds and that can be used."""
-    rows = zip(index["sha256"].to_pylist(), index["reject_reason"].to_pylist(), strict=True)
-    return frozenset(digest for digest, reason in rows if reason in {None, "duplicate"})
+    return frozenset(_usable(index).to_pylist())
 
 
 def gone_sources(dataset: Dataset) -> frozenset[str]:
     """Return the digests of the photographs that were in the corpus once and are no more."""
     if dataset.listings == 1:
         return frozenset()
-    return _ever(dataset) - present_sources(current_index(dataset))
+    ever = _ever(dataset)
+    return frozenset(ever.filter(pc.invert(pc.is_in(ever, _usable(current_index(dataset))))).to_pylist())
 
 
 def find_changes(dataset: Dataset) -> Changes:
-    """List the corpus and compare it by names and lengths with the last time; no file is read.
+    """List the corpus and compare it by names and lengths with the last time; no photograph is read.
+
+    The lines of a list are compared by themselves alone.
 
     Raises:
         MissingFileError: the corpus does not exist.
@@ -112,49 +119,56 @@ def find_changes(dataset: Dataset) -> Changes:
         StorageAccessError: the credentials were refused.
         StorageError: the storage refused.
     """
+    column = dataset.recipe.corpus_column
+    corpus = check_corpus(dataset.recipe.corpus, column)
     index = current_index(dataset)
-    places = zip(index["offset_bytes"].to_pylist(), index["length_bytes"].to_pylist(), strict=True)
-    known = dict(zip(_names(index), places, strict=True))
-    fresh = []
-    listed: set[Name] = set()
-    for source in list_sources(check_corpus(dataset.recipe.corpus)):
-        name = (source.uri, source.member)
-        listed.add(name)
-        if known.get(name) != (source.offset, source.length):
-            fresh.append(source)
-    return Changes(tuple(fresh), frozenset(known.keys() - listed))
+    row_uris = _keys(index, ("uri",))
+    uris = np.unique(row_uris)
+    lengths = index["length_bytes"] if not is_list(corpus, column) else pa.nulls(index.num_rows, pa.int64())
+    sizes = pc.coalesce(index["archive_bytes"], pc.if_else(pc.is_null(index["member"]), lengths, None))
+    known = np.unique(_keys(pa.table({"uri": index["uri"], "size": sizes}), ("uri", "size")))
+    listed = np.zeros(len(uris), bool)
+    fresh: list[Item] = []
+    items = list_items(corpus, column)
+    while some := list(islice(items, _COMPARED_AT_ONCE)):
+        places = _find(uris, _digests([item.uri] for item in some))
+        listed[places[places >= 0]] = True
+        unknown = _find(known, _digests([item.uri, item.size] for item in some)) < 0
+        fresh += [item for item, new in zip(some, unknown, strict=True) if new and holds_photographs(item, column)]
+    gone = np.flatnonzero(~listed[_find(uris, row_uris)]) if len(uris) else np.zeros(0, int)
+    return Changes(tuple(fresh), tuple(gone.tolist()))
 
 
-def read_changes(dataset: Dataset, changes: Changes, on_progress: Progress | None = None) -> Listing:
+def read_changes(
+    dataset: Dataset, changes: Changes, run: RunParts | None = None, on_progress: Progress | None = None
+) -> Listing:
     """Read what is new in the corpus; a run that was stopped goes on where it was.
 
     Args:
         dataset: the dataset.
         changes: what :func:`find_changes` found.
+        run: has the parts read; None reads them here.
         on_progress: is called with the number of files read so far.
 
     Raises:
         StorageError: the storage refused.
     """
-    limits = dataset.recipe.limits
-    checkpoints = Checkpoints(dataset.location.join("index"), limits)
-    reread = {(source.uri, source.member) for source in changes.fresh}
-    rows: list[dict[str, Any]] = []
-    first_with: dict[str, str] = {}
-    for row in current_index(dataset).to_pylist():
-        name = (row["uri"], row["member"])
-        if name in changes.gone:
-            detail = "It was not there when the corpus was listed again."
-            rows.append(row | {"reject_reason": REMOVED, "reject_detail": detail})
-        elif name not in reread:
-            without_duplicate(row, first_with)
-    gone = len(rows)
-    for row in index_sources(changes.fresh, limits, checkpoints.read()):
-        checkpoints.add(row)
-        rows.append(without_duplicate(row, first_with))
-        if on_progress is not None:
-            on_progress(len(rows) - gone)
-    return Listing(pa.Table.from_pylist(rows, schema=INDEX_SCHEMA), retry=False)
+    index = current_index(dataset)
+    new = part_rows(dataset.location, read_parts(dataset.location, changes.fresh, dataset.recipe, run, on_progress))
+    reread = pc.is_in(index["uri"], pa.array([item.uri for item in changes.fresh], pa.string()))
+    before = index.filter(reread)
+    removed = index.take(pa.array(changes.gone, pa.int64()))
+    staying = np.ones(index.num_rows, bool)
+    staying[list(changes.gone)] = False
+    kept = index.filter(pc.and_(pc.invert(reread), pa.array(staying)))
+    same_bytes = kept.filter(pc.is_in(kept["sha256"], new["sha256"].unique().drop_null()))
+    same_bytes = same_bytes.filter(pc.is_null(same_bytes["reject_reason"])).select(["uri", "member", "sha256"])
+    first_names = {row["sha256"]: source_name(row["uri"], row["member"]) for row in same_bytes.to_pylist()}
+    new = reject_repeated(new, first_names)
+    lost = np.isin(_keys(before, _NAME), _keys(new, _NAME), invert=True)  # left a tar or Parquet file
+    gone = pa.concat_tables([removed, before.filter(pa.array(lost, pa.bool_()))])
+    known = pc.and_(pc.is_null(new["reject_reason"]), pc.is_in(new["sha256"], _usable(before)))
+    return Listing(pa.concat_tables([_removed(gone), new]), retry=False, known=pc.sum(known).as_py() or 0)
 
 
 def read_rejects(dataset: Dataset, on_progress: Callable[[int, int], None] | None = None) -> Listing:
@@ -167,12 +181,12 @@ def read_rejects(dataset: Dataset, on_progress: Callable[[int, int], None] | Non
     Raises:
         StorageError: the storage refused.
     """
-    unmade = unmade_sources(dataset)
-    rows = [
-        row
-        for row in current_index(dataset).to_pylist()
-        if row["reject_reason"] not in {None, "duplicate"} or row["sha256"] in unmade
-    ]
+    index = current_index(dataset)
+    # a list or an archive as a whole is mended by other lines or bytes, which a listing finds
+    whole = pc.and_(pc.is_null(index["member"]), pc.is_valid(index["archive_bytes"]))
+    refused = pc.invert(pc.or_(whole, pc.is_in(index["reject_reason"], pa.array(_NOT_RETRIED, pa.string()))))
+    unmade = pc.is_in(index["sha256"], pa.array(sorted(unmade_sources(dataset)), pa.string()))
+    rows = index.filter(pc.or_(refused, unmade)).to_pylist()
     usable: list[dict[str, Any]] = []
     with ThreadPoolExecutor(_DECODERS, thread_name_prefix="retry") as pool:
         for done, row in enumerate(pool.map(lambda row: _tried(row, dataset), rows), 1):
@@ -208,9 +222,9 @@ def write_listing(dataset: Dataset, listing: Listing) -> None:
     Raises:
         StorageError: the storage refused.
     """
-    facts = recipe_facts(dataset.recipe) | {"retry": str(listing.retry)}
+    facts = recipe_facts(dataset.recipe) | {"retry": str(listing.retry), "known": str(listing.known)}
     _file(dataset.location, dataset.listings + 1).write(encode_table(listing.rows, facts))
-    clear_checkpoints(dataset.location)
+    clear_parts(dataset.location)
 
 
 def pending_listing(dataset: Dataset) -> Listing | None:
@@ -224,7 +238,9 @@ def pending_listing(dataset: Dataset) -> Listing | None:
         table = read_table(_file(dataset.location, dataset.listings + 1))
     except MissingFileError:
         return None
-    return Listing(table.replace_schema_metadata(None), facts_of(table).get("retry") == "True")
+    facts = facts_of(table)
+    rows = conform(table.replace_schema_metadata(None))
+    return Listing(rows, facts.get("retry") == "True", int(facts.get("known", "0")))
 
 
 def listing_digest(dataset: Dataset, listing: int) -> dict[str, str]:
@@ -234,7 +250,7 @@ def listing_digest(dataset: Dataset, listing: int) -> dict[str, str]:
     return {name: hashlib.sha256(place.read()).hexdigest()}
 
 
-def plan_growth(dataset: Dataset, listing: Listing) -> pa.Table:
+def plan_growth(dataset: Dataset, listing: Listing) -> Iterator[pa.Table]:
     """Plan what a listing brings: photographs that the dataset never had, or samples that it could not make.
 
     Args:
@@ -242,13 +258,13 @@ def plan_growth(dataset: Dataset, listing: Listing) -> pa.Table:
         listing: what is to be taken in.
 
     Returns:
-        What :func:`storage.plan.plan_samples` does, maybe without a row.
+        What :func:`storage.plan.plan_shards` does, maybe nothing.
     """
-    had = _ever(dataset)
-    wanted = [listing.retry or digest not in had for digest in listing.rows["sha256"].to_pylist()]
-    rows = listing.rows.filter(pa.array(wanted, pa.bool_()))
+    rows = listing.rows
+    if not listing.retry:
+        rows = rows.filter(pc.invert(pc.is_in(rows["sha256"], _ever(dataset))))
     made = made_samples(dataset) if listing.retry else ()
-    return plan_samples(rows, dataset.recipe, dataset.model_digest, dataset.shard_count, made)
+    return plan_shards(rows.to_batches(_PLANNED_AT_ONCE), dataset.recipe, dataset.shard_count, made)
 
 
 def _history(dataset: Dataset) -> Iterator[pa.Table]:
@@ -257,29 +273,63 @@ def _history(dataset: Dataset) -> Iterator[pa.Table]:
         raise IntegrityError(f"{dataset.location.url} has lost its index.parquet. Restore that file from a copy.")
     yield index.replace_schema_metadata(None)
     for listing in range(2, dataset.listings + 1):
-        yield read_table(_file(dataset.location, listing)).replace_schema_metadata(None)
+        yield conform(read_table(_file(dataset.location, listing)).replace_schema_metadata(None))
 
 
-def _ever(dataset: Dataset) -> frozenset[str]:
+def _usable(index: pa.Table) -> pa.Array:
+    """Digests of the photographs of an index that can be used."""
+    usable = pc.is_in(index["reject_reason"], pa.array([None, "duplicate"], pa.string()))
+    return index["sha256"].filter(usable).unique()
+
+
+def _ever(dataset: Dataset) -> pa.Array:
     """Digests of every photograph that was in the corpus at some time and could be used."""
-    return frozenset[str]().union(*map(present_sources, _history(dataset)))
+    return pa.chunked_array([_usable(table) for table in _history(dataset)], pa.string()).unique()
 
 
-def _names(table: pa.Table) -> Iterator[Name]:
-    return zip(table["uri"].to_pylist(), table["member"].to_pylist(), strict=True)
+def _keys(table: pa.Table, columns: Sequence[str]) -> Keys:
+    """Return a key of 16 bytes for each row, equal where all of these columns are."""
+    return _digests(zip(*(table[column].to_pylist() for column in columns), strict=True))
+
+
+def _digests(rows: Iterable[Iterable[Any]]) -> Keys:
+    return np.array([hashlib.blake2b(repr([*row]).encode(), digest_size=16).digest() for row in rows], "S16")
+
+
+def _find(ordered: Keys, wanted: Keys) -> npt.NDArray[np.int64]:
+    """Return the place of each key among ascending ones, -1 where it is not."""
+    if not len(ordered):
+        return np.full(len(wanted), -1)
+    places = np.minimum(np.searchsorted(ordered, wanted), len(ordered) - 1)
+    return np.where(ordered[places] == wanted, places, -1)
+
+
+def _removed(rows: pa.Table) -> pa.Table:
+    said = {"reject_reason": REMOVED, "reject_detail": "It was not there when the corpus was listed again."}
+    for column, text in said.items():
+        place = rows.schema.get_field_index(column)
+        rows = rows.set_column(place, INDEX_SCHEMA.field(column), pa.array([text] * rows.num_rows, pa.string()))
+    return rows
 
 
 def _tried(row: dict[str, Any], dataset: Dataset) -> dict[str, Any] | None:
-    """Read a file again, whatever its length is now; None if it still cannot be used."""
-    source = Source(row["uri"], row["member"], row["offset_bytes"], row["length_bytes"])
+    """Read a photograph again, whatever its length is now; None if it still cannot be used."""
+    source = Source(row["uri"], row["member"], row["offset_bytes"], row["length_bytes"], row["archive_bytes"])
     limits = dataset.recipe.limits
+    content: Content
     try:
-        data = read_bytes(source)
-        source = replace(source, length=len(data))
-        decode(data, limits)
-    except (MissingFileError, RejectedImageError, StorageAccessError):
+        if source.member is None:
+            source, content = next(read_item(Item(source.uri, None), limits))
+        elif (source.length or 0) > limits.max_bytes:
+            return None
+        else:
+            content = read_bytes(source)
+            source = replace(source, length=len(content))
+        if isinstance(content, bytes):
+            decode(content, limits)
+    except (MissingFileError, RejectedImageError, StorageAccessError, IntegrityError):
         return None
-    found = index_source(source, limits, {})
+    found = describe(source, content, limits)
     return found if found.get("reject_reason") is None else None
 
 

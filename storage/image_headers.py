@@ -46,6 +46,7 @@ _KNOWN_BUT_UNSUPPORTED: Final = (
     (b"<svg", "SVG"),
     (b"PK\x03\x04", "ZIP archive"),
 )
+_LONGEST_BRANDS: Final = 1024  # bytes; a hostile header says up to 4 GiB
 _AVIF_BRANDS: Final = {b"avif", b"avis"}
 _HEIF_BRANDS: Final = {b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1", b"mif2"}
 _JXL_RATIOS: Final = ((1, 1), (12, 10), (4, 3), (3, 2), (16, 9), (5, 4), (2, 1))
@@ -59,7 +60,8 @@ def sniff(data: bytes) -> str | None:
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return "WEBP"
     if data[4:8] == b"ftyp":
-        brands = {data[8:12], *(data[start : start + 4] for start in range(16, struct.unpack(">I", data[:4])[0], 4))}
+        stop = min(struct.unpack(">I", data[:4])[0], _LONGEST_BRANDS)
+        brands = {data[8:12], *(data[start : start + 4] for start in range(16, stop, 4))}
         if brands & (_AVIF_BRANDS | _HEIF_BRANDS):
             return "AVIF" if data[8:12] in _AVIF_BRANDS else "HEIF"
     return None

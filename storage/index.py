@@ -1,31 +1,33 @@
-"""The index of a corpus: a row per file, with what its header says, or the reason why it cannot be used."""
+"""The index of a corpus: a row per photograph, with what its header says, or the reason why it cannot be used."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import islice
 from typing import Any, Final
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
-from aura.errors import DatasetConflictError, EmptyCorpusError, MissingFileError, RejectedImageError, StorageAccessError
-from storage.corpus import Source, check_corpus, list_sources, read_bytes
+from aura.errors import DatasetConflictError, IntegrityError, MissingFileError, RejectedImageError
+from storage.corpus import read_item
 from storage.location import Location, locate
 from storage.photograph import probe
-from storage.plan import shard_name
+from storage.range_file import RangeFile
 from storage.recipe import Limits, Recipe, differing_fields
-from storage.tables import encode_table, facts_of, read_table
+from storage.sources import Content, Item, Source
+from storage.tables import facts_of, read_table
 
 INDEX_SCHEMA: Final = pa.schema(
     [
         pa.field("uri", pa.string(), nullable=False),
         pa.field("member", pa.string()),
         pa.field("offset_bytes", pa.int64()),
-        pa.field("length_bytes", pa.int64(), nullable=False),
+        pa.field("length_bytes", pa.int64()),
+        pa.field("archive_bytes", pa.int64()),
         pa.field("sha256", pa.string()),
         pa.field("container", pa.string()),
         pa.field("mode", pa.string()),
@@ -39,61 +41,69 @@ INDEX_SCHEMA: Final = pa.schema(
         pa.field("reject_detail", pa.string()),
     ]
 )
-"""Columns of the index; sizes are upright, ``icc`` names the colours the file is in, null where a file was refused."""
+"""Columns of the index; sizes are upright, ``icc`` names the colours the file is in, null where a file was refused.
 
-Progress = Callable[[int], None]
-"""Is called with the number of files read so far."""
+``archive_bytes`` is the length of the tar or Parquet file that holds a member, by which it is known again.
+"""
 
-SourceKey = tuple[str, str | None, int | None, int]
-CHECKPOINT_ROWS: Final = 2048
+INDEX_NAME: Final = "index.parquet"
 _READERS: Final = 16
 _AHEAD: Final = 64
+_BATCH_ROWS: Final = 2048
+_FOOTER_AHEAD: Final = 1 << 16
 
 
-def ingest(
-    corpus_url: str | Location,
-    limits: Limits,
-    on_progress: Progress | None = None,
-    resume_in: str | Location | None = None,
-) -> pa.Table:
-    """Read every file of a corpus once, in threads: its digest and its header, never its pixels.
+def index_items(items: Iterable[Item], limits: Limits, column: str | None = None) -> pa.Table:
+    """Read every photograph of some items once, files in threads: its digest and its header, never its pixels.
 
     Args:
-        corpus_url: folder, prefix or tar.
+        items: what to read.
         limits: what is allowed.
-        on_progress: is called after each file with the number of files so far, from this thread.
-        resume_in: the dataset; what was read is kept there in ``index/`` every 2048 files, so that a run
-            that is stopped and started again reads only the rest (the same name and length count as the same; a worker
-            compares its digest). :func:`write_index` clears it away. None keeps nothing.
+        column: of images in Parquet files; None finds it.
 
     Returns:
-        A table with :data:`INDEX_SCHEMA`, in the order of :func:`storage.corpus.list_sources`. Of files with the same
-        bytes the first is kept and the others are rejected as ``duplicate``.
+        A table with :data:`INDEX_SCHEMA`, in the order of the items and of what they hold.
 
     Raises:
-        MissingFileError: the corpus does not exist.
-        EmptyCorpusError: it holds no file, or none that can be used.
         StorageAccessError: the credentials were refused.
         StorageError: the storage refused.
     """
-    location = check_corpus(corpus_url)
-    checkpoints = None if resume_in is None else Checkpoints(locate(resume_in).join("index"), limits)
-    known = {} if checkpoints is None else checkpoints.read()
+    batches: list[pa.RecordBatch] = []
     rows: list[dict[str, Any]] = []
-    first_with: dict[str, str] = {}
-    for row in index_sources(list_sources(location), limits, known):
-        if checkpoints is not None:
-            checkpoints.add(row)
-        rows.append(without_duplicate(row, first_with))
-        if on_progress is not None:
-            on_progress(len(rows))
-    table = pa.Table.from_pylist(rows, schema=INDEX_SCHEMA)
-    if table["reject_reason"].null_count == 0:
-        counts = ", ".join(f"{count} {reason}" for reason, count in reject_counts(table).items())
-        raise EmptyCorpusError(
-            f"None of the {len(rows)} files of {location.url} can be used ({counts}). Check the corpus."
-        )
-    return table
+    for row in _index_rows(items, limits, column):
+        rows.append(row)
+        if len(rows) == _BATCH_ROWS:
+            batches.append(pa.RecordBatch.from_pylist(rows, schema=INDEX_SCHEMA))
+            rows = []
+    return pa.Table.from_batches([*batches, pa.RecordBatch.from_pylist(rows, schema=INDEX_SCHEMA)], INDEX_SCHEMA)
+
+
+def describe(source: Source, content: Content, limits: Limits) -> dict[str, Any]:
+    """Describe a photograph by a row of :data:`INDEX_SCHEMA`, columns that are null left out."""
+    row: dict[str, Any] = {
+        "uri": source.uri,
+        "member": source.member,
+        "offset_bytes": source.offset,
+        "length_bytes": source.length,
+        "archive_bytes": source.archive_bytes,
+    }
+    try:
+        if isinstance(content, RejectedImageError):
+            raise content
+        row["sha256"] = hashlib.sha256(content).hexdigest()
+        facts = probe(content, limits)
+    except RejectedImageError as error:
+        return row | {"reject_reason": error.reason, "reject_detail": str(error)}
+    return row | {
+        "container": facts.container,
+        "mode": facts.mode,
+        "height_px": facts.height,
+        "width_px": facts.width,
+        "orientation": facts.orientation,
+        "frames": facts.frames,
+        "has_alpha": facts.has_alpha,
+        "icc": facts.colours,
+    }
 
 
 def reject_counts(index: pa.Table) -> dict[str, int]:
@@ -104,27 +114,9 @@ def reject_counts(index: pa.Table) -> dict[str, int]:
     }
 
 
-def write_index(dataset_url: str | Location, index: pa.Table, recipe: Recipe) -> None:
-    """Keep the index in the dataset: the first thing written, it claims the place for the recipe.
-
-    Args:
-        dataset_url: the dataset.
-        index: what :func:`ingest` returned.
-        recipe: whose corpus it is.
-
-    Raises:
-        DatasetConflictError: another recipe's index is there already.
-        StorageError: the storage refused.
-    """
-    facts = recipe_facts(recipe)
-    if not locate(dataset_url).join("index.parquet").create(encode_table(index, facts)):
-        read_index(dataset_url, recipe)
-    clear_checkpoints(dataset_url)
-
-
 def index_digest(dataset_url: str | Location) -> dict[str, str]:
     """Return the digest of the index that a dataset keeps, by its name."""
-    return {"index.parquet": hashlib.sha256(locate(dataset_url).join("index.parquet").read()).hexdigest()}
+    return {INDEX_NAME: hashlib.sha256(locate(dataset_url).join(INDEX_NAME).read()).hexdigest()}
 
 
 def recipe_facts(recipe: Recipe) -> dict[str, str]:
@@ -141,134 +133,86 @@ def read_index(dataset_url: str | Location, recipe: Recipe) -> pa.Table | None:
         StorageError: the storage refused.
     """
     try:
-        table = read_table(locate(dataset_url).join("index.parquet"))
+        table = read_table(locate(dataset_url).join(INDEX_NAME))
     except MissingFileError:
         return None
-    fields = differing_fields(json.loads(facts_of(table).get("recipe", "{}")), recipe.deciding)
+    _require_same_recipe(locate(dataset_url), facts_of(table), recipe)
+    return conform(table)
+
+
+def has_index(dataset_url: str | Location, recipe: Recipe) -> bool:
+    """Tell whether a dataset keeps an index of this recipe; only what the file says of itself is read.
+
+    Raises:
+        DatasetConflictError: it belongs to another recipe; the message names the fields.
+        IntegrityError: it is damaged.
+        StorageError: the storage refused.
+    """
+    place = locate(dataset_url).join(INDEX_NAME)
+    try:
+        size = place.size() or 0
+    except MissingFileError:
+        return False
+    try:
+        schema = pq.read_schema(pa.PythonFile(RangeFile(place, size, _FOOTER_AHEAD, size), mode="r"))
+    except (pa.ArrowException, ValueError) as error:
+        raise IntegrityError(
+            f"{place.url} is not a whole Parquet file. Delete it, then run again to make it anew."
+        ) from error
+    _require_same_recipe(locate(dataset_url), facts_of(schema.empty_table()), recipe)
+    return True
+
+
+def index_batches(dataset_url: str | Location) -> Iterator[pa.RecordBatch]:
+    """Yield the rows of the index kept in a dataset, some thousand at a time.
+
+    Raises:
+        MissingFileError: there is none.
+        IntegrityError: it is damaged.
+        StorageError: the storage refused.
+    """
+    place = locate(dataset_url).join(INDEX_NAME)
+    try:
+        yield from pq.ParquetFile(pa.BufferReader(place.read())).iter_batches(_BATCH_ROWS)
+    except pa.ArrowException as error:
+        raise IntegrityError(
+            f"{place.url} is not a whole Parquet file. Delete it, then run again to make it anew."
+        ) from error
+
+
+def conform(table: pa.Table) -> pa.Table:
+    """Give a table of the corpus the columns that it lacks because an older release made it, null."""
+    for place, field in enumerate(INDEX_SCHEMA):
+        if field.name not in table.column_names:
+            table = table.add_column(place, field, pa.nulls(table.num_rows, field.type))
+    return table.cast(INDEX_SCHEMA.with_metadata(table.schema.metadata))
+
+
+def _require_same_recipe(location: Location, facts: dict[str, str], recipe: Recipe) -> None:
+    fields = differing_fields(json.loads(facts.get("recipe", "{}")), recipe.deciding)
     if fields:
         raise DatasetConflictError(
-            f"{locate(dataset_url).url} was begun with another recipe (it differs in {', '.join(fields)}). "
+            f"{location.url} was begun with another recipe (it differs in {', '.join(fields)}). "
             "Use that recipe, or choose another place."
         )
-    return table
 
 
-def clear_checkpoints(dataset_url: str | Location) -> None:
-    """Remove what an ingest kept of its way, once its index is kept."""
-    checkpoints = locate(dataset_url).join("index")
-    for name in checkpoints.names():
-        checkpoints.join(name).remove()
+def _index_rows(items: Iterable[Item], limits: Limits, column: str | None) -> Iterator[dict[str, Any]]:
+    """Index items in their order while others are read; only a few files are in memory at once."""
+    waiting: deque[Future[list[dict[str, Any]]]] = deque()
 
+    def index_file(item: Item) -> list[dict[str, Any]]:
+        return [describe(source, content, limits) for source, content in read_item(item, limits, column)]
 
-class Checkpoints:
-    """What an ingest has read so far, kept in numbered Parquet files."""
-
-    def __init__(self, folder: Location, limits: Limits) -> None:
-        self._folder = folder
-        self._facts = {"limits": limits.model_dump_json()}
-        self._next = 0
-        self._known: dict[SourceKey, dict[str, Any]] = {}
-        self._new: list[dict[str, Any]] = []
-
-    def read(self) -> dict[SourceKey, dict[str, Any]]:
-        """Return the rows kept by an earlier run with the same limits."""
-        for name in self._folder.names():
-            self._next = int(name.split(".")[0]) + 1
-            table = read_table(self._folder.join(name))
-            if facts_of(table) == self._facts:
-                self._known |= {_key(row): row for row in table.to_pylist()}
-        return self._known
-
-    def add(self, row: dict[str, Any]) -> None:
-        """Keep a row, unless it came from here."""
-        if _key(row) in self._known:
-            return
-        self._new.append(row)
-        if len(self._new) == CHECKPOINT_ROWS:
-            table = pa.Table.from_pylist(self._new, schema=INDEX_SCHEMA)
-            self._folder.join(shard_name(self._next)).write(encode_table(table, self._facts))
-            self._next += 1
-            self._new = []
-
-
-def _key(row: dict[str, Any]) -> SourceKey:
-    return row["uri"], row["member"], row["offset_bytes"], row["length_bytes"]
-
-
-def index_sources(
-    sources: Iterable[Source], limits: Limits, known: dict[SourceKey, dict[str, Any]]
-) -> Iterator[dict[str, Any]]:
-    """Index sources in their order while others are read; only a few are in memory at once.
-
-    Args:
-        sources: what to read.
-        limits: what is allowed.
-        known: rows that need not be read again, by source.
-
-    Yields:
-        Rows of :data:`INDEX_SCHEMA`, columns that are null left out.
-    """
-    waiting: deque[Future[dict[str, Any]]] = deque()
-    remaining = iter(sources)
     with ThreadPoolExecutor(_READERS, thread_name_prefix="ingest") as pool:
-        while True:
-            for source in islice(remaining, _AHEAD - len(waiting)):
-                waiting.append(pool.submit(index_source, source, limits, known))
-            if not waiting:
-                return
-            yield waiting.popleft().result()
-
-
-def index_source(source: Source, limits: Limits, known: dict[SourceKey, dict[str, Any]]) -> dict[str, Any]:
-    """Read one file and describe it by a row of :data:`INDEX_SCHEMA`, columns that are null left out."""
-    kept = known.get((source.uri, source.member, source.offset, source.length))
-    if kept is not None:
-        return kept
-    row: dict[str, Any] = {
-        "uri": source.uri,
-        "member": source.member,
-        "offset_bytes": source.offset,
-        "length_bytes": source.length,
-    }
-    try:
-        data = _read(source, limits)
-        row["sha256"] = hashlib.sha256(data).hexdigest()
-        facts = probe(data, limits)
-    except RejectedImageError as error:
-        return row | {"reject_reason": error.reason, "reject_detail": str(error)}
-    return row | {
-        "container": facts.container,
-        "mode": facts.mode,
-        "height_px": facts.height,
-        "width_px": facts.width,
-        "orientation": facts.orientation,
-        "frames": facts.frames,
-        "has_alpha": facts.has_alpha,
-        "icc": facts.colours,
-    }
-
-
-def _read(source: Source, limits: Limits) -> bytes:
-    if source.length > limits.max_bytes:
-        raise RejectedImageError(
-            "too_many_bytes", f"It has {source.length} bytes; limits.max_bytes is {limits.max_bytes}."
-        )
-    try:
-        return read_bytes(source)
-    except MissingFileError as error:
-        raise RejectedImageError("missing", "It was listed but is gone.") from error
-    except StorageAccessError as error:
-        if "://" in locate(source.uri).url:  # a bucket's refusal is about the keys, not about one file
-            raise
-        raise RejectedImageError("unreadable", "Its permissions forbid reading it.") from error
-
-
-def without_duplicate(row: dict[str, Any], first_with: dict[str, str]) -> dict[str, Any]:
-    """Reject a row if another source had the same bytes; ``first_with`` keeps the first's name by digest."""
-    if row.get("reject_reason") is not None:
-        return row
-    name = row["uri"] if row["member"] is None else f"{row['uri']}#{row['member']}"
-    first = first_with.setdefault(row["sha256"], name)
-    if first == name:
-        return row
-    return row | {"reject_reason": "duplicate", "reject_detail": f"It has the same bytes as {first}."}
+        for item in items:
+            if item.is_tar or item.is_table:  # holds more than a list should
+                while waiting:
+                    yield from waiting.popleft().result()
+                yield from (describe(source, content, limits) for source, content in read_item(item, limits, column))
+                continue
+            waiting.append(pool.submit(index_file, item))
+            if len(waiting) == _AHEAD:
+                yield from waiting.popleft().result()
+        while waiting:
+            yield from waiting.popleft().result()

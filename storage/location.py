@@ -7,39 +7,29 @@ pickled and may cross a fork; file systems are asked for anew in each process.
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import re
 import threading
-import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 from urllib.parse import unquote_to_bytes, urlsplit
 
 import fsspec
-from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, PartialCredentialsError
 from fsspec.asyn import AsyncFileSystem
 from fsspec.implementations.asyn_wrapper import AsyncFileSystemWrapper
 from zarr.abc.store import Store
 from zarr.storage import FsspecStore, LocalStore
 
-from aura.errors import (
-    AuraError,
-    InvalidInputError,
-    MissingFileError,
-    StorageAccessError,
-    StorageError,
-)
+from aura.errors import InvalidInputError, MissingFileError, StorageAccessError
+from storage.local_files import put_file, walk_files
+from storage.refusals import refusals, says_exists
 
-_NO_ROOM: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-_READ_ONLY: Final = {errno.EROFS, errno.EACCES, errno.EPERM}
 _in_memory = threading.Lock()
-_CREDENTIAL_VARIABLES: Final = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -105,7 +95,7 @@ class Location:
         """
         with refusals(self.url, "write"):
             if self.is_local:
-                _put_local(Path(self.url), data, exclusive=False)
+                put_file(Path(self.url), data, exclusive=False)
             else:
                 self._file_system().pipe_file(self._path(), data)
 
@@ -123,14 +113,14 @@ class Location:
         with refusals(self.url, "write"):
             try:
                 if self.is_local:
-                    _put_local(Path(self.url), data, exclusive=True)
+                    put_file(Path(self.url), data, exclusive=True)
                 elif self.scheme == "memory":
                     with _in_memory:  # which looks first and then writes
                         self._file_system().pipe_file(self._path(), data, mode="create")
                 else:
                     self._file_system().pipe_file(self._path(), data, mode="create")
             except OSError as error:
-                if _says_exists(error):
+                if says_exists(error):
                     return False
                 raise
         return True
@@ -145,6 +135,20 @@ class Location:
         with suppress(MissingFileError), refusals(self.url, "delete"):
             self._file_system().rm_file(self._path())
 
+    def size(self) -> int | None:
+        """Return the object's bytes; None where a server does not say.
+
+        Raises:
+            MissingFileError: there is no such object.
+            StorageAccessError: the credentials were refused.
+            StorageError: the storage refused otherwise.
+        """
+        with refusals(self.url, "read"):
+            info = self._file_system().info(self._path())
+            if info["type"] != "file":
+                raise FileNotFoundError(self.url)
+            return None if info["size"] is None else int(info["size"])
+
     def exists(self) -> bool:
         """Tell whether an object is here.
 
@@ -153,10 +157,10 @@ class Location:
             StorageError: the storage refused otherwise.
         """
         try:
-            with refusals(self.url, "read"):
-                return bool(self._file_system().info(self._path())["type"] == "file")
+            self.size()
         except MissingFileError:
             return False
+        return True
 
     def names(self) -> list[str]:
         """List the names directly below, sorted; empty if there is nothing. Half-written files are not listed.
@@ -181,7 +185,7 @@ class Location:
             StorageAccessError: the credentials were refused.
             StorageError: the storage refused otherwise.
         """
-        yield from sorted(self.stream())
+        yield from self.stream() if self.is_local else sorted(self.stream())
 
     def stream(self) -> Iterator[Entry]:
         """Yield what :meth:`walk` does, in any order, the first before the last is known.
@@ -193,7 +197,7 @@ class Location:
         """
         with refusals(self.url, "list"):
             if self.is_local:
-                yield from _stream_local(Path(self.url))
+                yield from (Entry(path.as_uri(), size) for path, size in walk_files(Path(self.url)))
             else:
                 yield from self._stream_remote()
 
@@ -239,7 +243,8 @@ class Location:
             yield Entry(self.url, int(info["size"]))
 
     def _path(self) -> str:
-        return self.url if self.is_local else self.url.split("://", 1)[1]
+        # what fsspec calls it: servers of the web by the whole URL, everything else without the scheme
+        return self.url if self.is_local or self.scheme in {"http", "https"} else self.url.split("://", 1)[1]
 
     def _file_system(self) -> Any:
         return _file_system(self.scheme)
@@ -336,126 +341,3 @@ def _list_any(location: Location) -> Iterator[tuple[str, int]]:
     for key, info in _file_system(location.scheme).find(path, detail=True).items():
         if key.strip("/") != path.strip("/"):
             yield key.lstrip("/"), int(info["size"])
-
-
-@contextmanager
-def refusals(url: str, action: str) -> Iterator[None]:
-    """Turn whatever a storage library raises inside the block into one AuraError.
-
-    Args:
-        url: the place, as the message shall name it.
-        action: a verb for the message: ``read``, ``write``, ``list``, ``use``.
-
-    Raises:
-        MissingFileError: what was asked for, or its bucket, is not there.
-        StorageAccessError: the credentials were refused or are missing.
-        StorageError: anything else that a storage says, and libraries' own failures to reach it.
-    """
-    try:
-        yield
-    except AuraError:
-        raise
-    except (NoCredentialsError, PartialCredentialsError) as error:
-        raise StorageAccessError(
-            f"Cannot {action} {url}: no credentials found. Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY."
-        ) from error
-    except FileNotFoundError as error:
-        raise MissingFileError(_missing_message(url, action)) from error
-    except PermissionError as error:
-        raise StorageAccessError(_access_message(url, action, error)) from error
-    except (OSError, BotoCoreError, ClientError, TimeoutError) as error:
-        raise StorageError(_refusal_message(url, action, error)) from error
-
-
-def _missing_message(url: str, action: str) -> str:
-    if url.startswith("s3") and url.count("/") == 2:
-        return f"Cannot {action} {url}: the bucket does not exist. Create it or correct its name."
-    return f"Cannot {action} {url}: it is not there. Check the path."
-
-
-def _access_message(url: str, action: str, error: PermissionError) -> str:
-    if "://" in url:
-        return (
-            f"Cannot {action} {url}: the storage refused the credentials ({without_credentials(str(error))}). "
-            "Check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and what they are allowed to do."
-        )
-    return f"Cannot {action} {url}: permission denied. Change its permissions or choose another place."
-
-
-def _refusal_message(url: str, action: str, error: Exception) -> str:
-    number = getattr(error, "errno", None)
-    if number in _NO_ROOM:
-        return (
-            f"Cannot {action} {url}: no room left ({os.strerror(number)}). Free some space, then run again to resume."
-        )
-    if number in _READ_ONLY:
-        return f"Cannot {action} {url}: {os.strerror(number)}. Change its permissions or choose another place."
-    if isinstance(error, NotADirectoryError):
-        return f"Cannot {action} {url}: a part of the path is a file. Choose another place."
-    said = without_credentials(str(error)) or type(error).__name__
-    return f"Cannot {action} {url}: {said} ({type(error).__name__}). Check that it is up, then run again to resume."
-
-
-def without_credentials(text: str) -> str:
-    """Return ``text`` with every credential of the environment, and any that a URL holds, blotted out."""
-    for variable in _CREDENTIAL_VARIABLES:
-        value = os.environ.get(variable)
-        if value:
-            text = text.replace(value, "***")
-    return re.sub(r"://[^/\s@]+@", "://***@", text).strip().rstrip(".")
-
-
-def _says_exists(error: OSError) -> bool:
-    if isinstance(error, FileExistsError):
-        return True
-    cause = error.__cause__
-    code = cause.response.get("Error", {}).get("Code") if isinstance(cause, ClientError) else None
-    # 409: somebody else's conditional write of the same key is in flight and won
-    return code in {"PreconditionFailed", "ConditionalRequestConflict", "412"}
-
-
-def _put_local(path: Path, data: bytes, *, exclusive: bool) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except FileExistsError as error:  # or else it would seem that the object itself exists
-        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path.parent)) from error
-    unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
-    try:
-        with unfinished.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        if exclusive:
-            os.link(unfinished, path)  # fails if the name is taken, unlike rename
-        else:
-            unfinished.replace(path)
-    finally:
-        with suppress(FileNotFoundError):
-            unfinished.unlink()
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _stream_local(root: Path) -> Iterator[Entry]:
-    if root.is_file():
-        yield Entry(root.as_uri(), root.stat().st_size)
-        return
-    if not root.is_dir():
-        raise FileNotFoundError(root)
-    for folder, subfolders, names in os.walk(root, onerror=_raise):
-        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
-        for name in names:
-            path = Path(folder, name)
-            if not name.startswith(".") and path.is_file():
-                yield Entry(path.as_uri(), path.stat().st_size)
-
-
-def _raise(error: OSError) -> None:
-    raise error

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Collection, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
@@ -83,52 +84,57 @@ class PlanSummary:
         samples: number of samples.
         shards: number of shards.
         sources: photographs that give at least one sample.
-        digest: SHA-256 of the recipe, the model and every row.
         objects: SHA-256 of each file of the plan, by name within the dataset.
     """
 
     samples: int
     shards: int
     sources: int
-    digest: str
     objects: Mapping[str, str]
 
 
-def plan_samples(
-    index: pa.Table, recipe: Recipe, model_digest: str, first_shard: int = 0, made: Collection[str] = ()
-) -> pa.Table:
+def plan_shards(
+    index: Iterable[pa.Table | pa.RecordBatch], recipe: Recipe, first_shard: int = 0, made: Collection[str] = ()
+) -> Iterator[pa.Table]:
     """Plan every sample of a corpus, or of what is new in it: a pure function, in the order of the index.
 
     Args:
-        index: what :func:`storage.index.ingest` returned, or rows of what is new.
+        index: rows of the index, or of what is new, in as many pieces as one likes.
         recipe: canvas, cameras, ISO, shard size and seed.
-        model_digest: digest of the weights and method, for the plan's own digest.
         first_shard: where the samples begin; what is new in a corpus starts at a whole shard.
         made: ids of samples that are not planned, since the dataset has them.
 
-    Returns:
-        A table with :data:`PLAN_SCHEMA`; a row's seed, camera and ISO follow from the recipe's seed, the photograph's
-        content and the crop alone, so they stay the same when other photographs come or go.
+    Yields:
+        A table with :data:`PLAN_SCHEMA` for each shard; a row's seed, camera and ISO follow from the recipe's seed, the
+        photograph's content and the crop alone, so they stay the same when other photographs come or go.
 
     Raises:
         EmptyCorpusError: no photograph of a whole corpus gives a sample.
     """
     rows: list[dict[str, Any]] = []
-    first = first_shard * recipe.shard_size
-    for source in index.to_pylist():
-        if source["reject_reason"] is not None:
-            continue
-        for crop in crops_of(source["height_px"], source["width_px"], recipe.canvas):
-            row = _plan_row(first + len(rows), source, crop, recipe)
-            if row["sample_id"] not in made:
+    files = 0
+    next_index = first_shard * recipe.shard_size
+    for piece in index:
+        files += piece.num_rows
+        for source in piece.to_pylist():
+            if source["reject_reason"] is not None:
+                continue
+            for crop in crops_of(source["height_px"], source["width_px"], recipe.canvas):
+                row = _plan_row(next_index, source, crop, recipe)
+                if row["sample_id"] in made:
+                    continue
                 rows.append(row)
-    if not rows and not first_shard:
+                next_index += 1
+                if len(rows) == recipe.shard_size:
+                    yield pa.Table.from_pylist(rows, schema=PLAN_SCHEMA)
+                    rows = []
+    if rows:
+        yield pa.Table.from_pylist(rows, schema=PLAN_SCHEMA)
+    if not next_index:
         raise EmptyCorpusError(
-            f"None of the {index.num_rows} files of {recipe.corpus} gives a sample of at least "
+            f"None of the {files} files of {recipe.corpus} gives a sample of at least "
             f"{recipe.canvas.min_side} px a side. Check the corpus, or lower canvas.min_side and limits."
         )
-    table = pa.Table.from_pylist(rows, schema=PLAN_SCHEMA)
-    return table.replace_schema_metadata({"digest": _digest(table, recipe, model_digest)})
 
 
 def crops_of(height: int, width: int, canvas: Canvas) -> list[Crop]:
@@ -184,34 +190,38 @@ def place(image: npt.NDArray[np.uint8], row: dict[str, Any]) -> npt.NDArray[np.u
     return np.ascontiguousarray(piece)
 
 
-def write_plan(dataset_url: str | Location, plan: pa.Table) -> PlanSummary:
+def write_plan(dataset_url: str | Location, shards: Iterable[pa.Table]) -> PlanSummary:
     """Write the plan, a file per shard; it counts from the moment that the dataset's group says so.
 
     Args:
         dataset_url: the dataset.
-        plan: what :func:`plan_samples` returned.
+        shards: what :func:`plan_shards` yields; some are in memory at once.
 
     Raises:
         StorageError: the storage refused.
     """
     root = locate(dataset_url)
-    bounds = _shard_bounds(plan)
+    samples = sources = 0
+    last_source = None
+    objects: dict[str, str] = {}
+    writing: deque[Future[tuple[str, str]]] = deque()
 
-    def write(item: tuple[int, tuple[int, int]]) -> tuple[str, str]:
-        shard, (start, stop) = item
-        name, data = f"plan/{shard_name(shard)}", encode_table(plan.slice(start, stop - start))
+    def write(shard: int, table: pa.Table) -> tuple[str, str]:
+        name, data = f"plan/{shard_name(shard)}", encode_table(table)
         root.join(name).write(data)
         return name, hashlib.sha256(data).hexdigest()
 
     with ThreadPoolExecutor(_WRITERS) as pool:
-        objects = dict(pool.map(write, bounds.items()))
-    return PlanSummary(
-        samples=plan.num_rows,
-        shards=len(bounds),
-        sources=len(plan["source_sha256"].unique()),
-        digest=plan.schema.metadata[b"digest"].decode(),
-        objects=objects,
-    )
+        for table in shards:
+            samples += table.num_rows
+            for digest in table["source_sha256"].to_pylist():  # a photograph's samples follow each other
+                sources += digest != last_source
+                last_source = digest
+            writing.append(pool.submit(write, table["shard"][0].as_py(), table))
+            if len(writing) > 2 * _WRITERS:
+                objects.update([writing.popleft().result()])
+        objects.update(future.result() for future in writing)
+    return PlanSummary(samples, len(objects), sources, objects)
 
 
 def read_shard_plan(dataset_url: str | Location, shard: int) -> pa.Table:
@@ -281,18 +291,3 @@ def _draw_iso(iso: int | tuple[int, int], fraction: float) -> int:
         return iso
     low, high = iso
     return min(high, max(low, round(low * math.exp(fraction * math.log(high / low)))))
-
-
-def _shard_bounds(plan: pa.Table) -> dict[int, tuple[int, int]]:
-    if not plan.num_rows:
-        return {}
-    shards = plan["shard"].to_numpy()
-    numbers, starts = np.unique(shards, return_index=True)
-    stops = [*starts[1:], len(shards)]
-    return {int(number): (int(start), int(stop)) for number, start, stop in zip(numbers, starts, stops, strict=True)}
-
-
-def _digest(table: pa.Table, recipe: Recipe, model_digest: str) -> str:
-    digest = hashlib.sha256(canonical_json([recipe.digest, model_digest]))
-    digest.update(encode_table(table))
-    return digest.hexdigest()

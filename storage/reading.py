@@ -15,7 +15,8 @@ import torch
 from aura.errors import InvalidInputError
 from storage.crops import Cutter, Cutting, Frame
 from storage.frames import FrameReader
-from storage.location import Location, refusals
+from storage.location import Location
+from storage.refusals import refusals
 from storage.sample_columns import VersionName, as_columns, choose_version, load_samples
 from storage.transport import TransportName
 

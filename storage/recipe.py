@@ -125,7 +125,9 @@ class Recipe(_Part):
     """How to make a dataset. Two equal recipes make equal bytes of equal corpora.
 
     Attributes:
-        corpus: folder or URL of the photographs; a relative path is made absolute.
+        corpus: folder or URL of the photographs, or of tar or Parquet files that hold them, or of a list (txt, csv,
+            parquet) of paths and URIs; a relative path is made absolute.
+        corpus_column: column of images, or of paths and URIs, in Parquet and CSV files; None finds it.
         canvas: size of the samples.
         cameras: profile names (or YAML files) of which one is drawn for each sample.
         iso: one value, or a range from which each sample's is drawn, evenly in stops.
@@ -147,6 +149,7 @@ class Recipe(_Part):
     """
 
     corpus: Annotated[str, AfterValidator(_absolute)]
+    corpus_column: str | None = None
     canvas: Canvas = Canvas()
     cameras: Annotated[tuple[str, ...], Field(min_length=1)] = ("canon-eos-5d-mark-iv",)
     iso: PositiveInt | IsoRange = (100, 6400)
@@ -168,7 +171,9 @@ class Recipe(_Part):
     @property
     def deciding(self) -> dict[str, Any]:
         """What decides the bytes, as JSON types: all but the gates and the weights' path (whose digest is kept)."""
-        return self.model_dump(mode="json", exclude={"gates", "weights"})
+        # a column that is not named is left out, so that the digests of recipes without one stay what they were
+        unnamed = {"corpus_column"} if self.corpus_column is None else set()
+        return self.model_dump(mode="json", exclude={"gates", "weights"} | unnamed)
 
     @property
     def digest(self) -> str:

@@ -54,6 +54,47 @@ def seal_table(table: pa.Table, facts: Mapping[str, str]) -> bytes:
     return data.replace(_BLANK, hashlib.sha256(data).hexdigest().encode())
 
 
+class RowGroups:
+    """A Parquet file that is made of tables as they come; its row groups have the same rows however they come.
+
+    Args:
+        schema: of every table.
+        facts: file-level metadata, text by name.
+        group_rows: rows of a row group.
+    """
+
+    def __init__(self, schema: pa.Schema, facts: Mapping[str, str], group_rows: int) -> None:
+        self._schema = schema.with_metadata(dict(sorted(facts.items())) or None)
+        self._sink = pa.BufferOutputStream()
+        self._writer = pq.ParquetWriter(self._sink, self._schema, **_WRITER)
+        self._group_rows = group_rows
+        self._waiting: list[pa.Table] = []
+        self._waiting_rows = 0
+        self.rows = 0
+
+    def add(self, table: pa.Table) -> None:
+        """Add the next rows."""
+        self.rows += table.num_rows
+        self._waiting.append(table)
+        self._waiting_rows += table.num_rows
+        while self._waiting_rows >= self._group_rows:
+            self._write(self._group_rows)
+
+    def finish(self) -> bytes:
+        """Return the whole file."""
+        if self._waiting_rows or not self.rows:
+            self._write(self._waiting_rows)
+        self._writer.close()
+        data: bytes = self._sink.getvalue().to_pybytes()
+        return data
+
+    def _write(self, rows: int) -> None:
+        table = pa.concat_tables([self._schema.empty_table(), *(each.cast(self._schema) for each in self._waiting)])
+        self._writer.write_table(table.slice(0, rows).combine_chunks(), row_group_size=max(1, rows))
+        self._waiting = [table.slice(rows)]
+        self._waiting_rows -= rows
+
+
 def is_intact(data: bytes) -> bool:
     """Tell whether the bytes of :func:`seal_table` are as they were written, to the last bit."""
     try:

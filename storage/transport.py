@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from aura.errors import InvalidInputError
-from storage.location import Location, refusals, storage_options
+from storage.location import Location, storage_options
+from storage.refusals import refusals
 
 TransportName = Literal["fsspec", "obstore"]
 Bytes = bytes | memoryview

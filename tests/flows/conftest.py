@@ -19,8 +19,9 @@ from flows.runner import build_runner, local_cluster, parse_cluster
 from flows.server import Server, data_folder, prefect_server
 from flows.shard import synthesize_shard
 from storage.dataset import create_or_open
-from storage.index import ingest, write_index
-from storage.plan import plan_samples, write_plan
+from storage.index import index_batches
+from storage.ingest import ingest
+from storage.plan import plan_shards, write_plan
 from storage.recipe import Recipe, load_recipe
 from storage.versions import publish
 from tests.conftest import S3Server
@@ -132,9 +133,8 @@ def small_recipe(corpus: Path | str, **changes: Any) -> Recipe:
 def make_dataset(recipe: Recipe, folder: Path) -> Path:
     """Make and publish a dataset by the pure functions alone, which needs neither server nor cluster."""
     digest = Reconstructor.load(recipe.method).digest
-    index = ingest(recipe.corpus, recipe.limits)
-    write_index(str(folder), index, recipe)
-    summary = write_plan(str(folder), plan_samples(index, recipe, digest))
+    ingest(str(folder), recipe)
+    summary = write_plan(str(folder), plan_shards(index_batches(str(folder)), recipe))
     profiles = [load_profile(camera) for camera in recipe.cameras]
     dataset = create_or_open(str(folder), recipe, digest, profiles, summary.samples)
     for shard in range(dataset.shard_count):

@@ -7,8 +7,9 @@ from aura.reconstruct import Reconstructor
 from aura.sensor.catalog import load_profile
 from flows.shard import synthesize_shard
 from storage.dataset import Dataset, create_or_open
-from storage.index import ingest, write_index
-from storage.plan import plan_samples, write_plan
+from storage.index import index_batches
+from storage.ingest import ingest
+from storage.plan import plan_shards, write_plan
 from storage.recipe import load_recipe
 from tests.storage.conftest import CAMERA, save_image
 
@@ -24,10 +25,10 @@ def synthesized(corpus: Path, folder: Path, noise: str) -> Dataset:
     values = {"corpus": str(corpus), "canvas.height": 64, "canvas.width": 96, "cameras": [CAMERA], "iso": 1600}
     recipe = load_recipe(None, values | {"noise": noise, "lpips_share": 0.0, "method": "linearise"})
     digest = Reconstructor.load("linearise").digest
-    plan = plan_samples(ingest(corpus, recipe.limits), recipe, digest)
-    dataset = create_or_open(folder / noise, recipe, digest, [load_profile(CAMERA)], plan.num_rows)
-    write_index(dataset.location, ingest(corpus, recipe.limits), recipe)
-    write_plan(dataset.location, plan)
+    url = folder / noise
+    ingest(url, recipe)
+    plan = write_plan(url, plan_shards(index_batches(url), recipe))
+    dataset = create_or_open(url, recipe, digest, [load_profile(CAMERA)], plan.samples)
     synthesize_shard(dataset.location.url, 0)
     return dataset
 

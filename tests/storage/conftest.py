@@ -1,17 +1,23 @@
 """A place to keep datasets, on disk and on S3, and small datasets to keep there."""
 
+import io
+import tarfile
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import settings
 from PIL import Image
 
 from aura.sensor.catalog import load_profile
 from storage.dataset import Dataset, create_or_open
+from storage.index import read_index
+from storage.ingest import ingest
 from storage.location import Location, locate
 from storage.recipe import Recipe, load_recipe
 from storage.samples import RejectRow, SampleRow
@@ -22,6 +28,8 @@ settings.load_profile("storage")
 
 CAMERA = "canon-eos-5d-mark-iv"
 MakeDataset = Callable[..., Dataset]
+Photographs = Sequence[tuple[str, bytes]]
+"""Names and encoded bytes."""
 
 
 @pytest.fixture(params=["local", "s3"])
@@ -119,6 +127,15 @@ def reject_row(index: int) -> RejectRow:
     )
 
 
+def read_corpus(corpus: str | Path | Location, kept_in: str | Path | Location, **changes: Any) -> pa.Table:
+    """Ingest a corpus and return its index."""
+    recipe = small_recipe(Path(), corpus=locate(corpus).url, **changes)
+    ingest(kept_in, recipe)
+    index = read_index(kept_in, recipe)
+    assert index is not None
+    return index.replace_schema_metadata(None)
+
+
 def save_image(path: Path, height: int, width: int, seed: int = 0) -> Path:
     """Save a smooth colour picture that is different for each seed."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -126,3 +143,28 @@ def save_image(path: Path, height: int, width: int, seed: int = 0) -> Path:
     planes = [127 + 120 * np.sin(seed + rows / 17 + k) * np.cos(columns / (13 + k)) for k in range(3)]
     Image.fromarray(np.stack(planes, -1).astype(np.uint8)).save(path)
     return path
+
+
+def encoded(height: int, width: int, colour: tuple[int, int, int], kind: str = "PNG") -> bytes:
+    target = io.BytesIO()
+    Image.new("RGB", (width, height), colour).save(target, kind)
+    return target.getvalue()
+
+
+def make_tar(photographs: Photographs) -> bytes:
+    sink = io.BytesIO()
+    with tarfile.open(fileobj=sink, mode="w") as archive:
+        for name, data in photographs:
+            entry = tarfile.TarInfo(name)
+            entry.size = len(data)
+            archive.addfile(entry, io.BytesIO(data))
+    return sink.getvalue()
+
+
+def make_table(photographs: Photographs, *, structs: bool = False, rows: int = 2, **more: list[Any]) -> bytes:
+    data = [content for _, content in photographs]
+    paths = [name for name, _ in photographs]
+    values = [{"bytes": each, "path": path} for each, path in zip(data, paths, strict=True)] if structs else data
+    sink = io.BytesIO()
+    pq.write_table(pa.table({"caption": paths, "image": values, **more}), sink, row_group_size=rows)
+    return sink.getvalue()

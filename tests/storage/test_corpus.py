@@ -1,30 +1,32 @@
 import hashlib
-import io
+import pickle
 import shutil
-import tarfile
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from aura.errors import (
     DatasetConflictError,
     EmptyCorpusError,
-    IntegrityError,
     MissingFileError,
     RejectedImageError,
     StorageAccessError,
 )
-from storage.corpus import check_corpus, list_sources, read_bytes, read_source
-from storage.index import ingest, read_index, reject_counts, write_index
+from storage.corpus import check_corpus, list_items, read_item, read_source
+from storage.index import has_index, index_batches, index_items, read_index, reject_counts
+from storage.ingest import Part, PartReport, ingest, read_part
 from storage.location import Location, locate
 from storage.photograph import decode
-from storage.plan import plan_samples
-from storage.recipe import Limits, load_recipe
+from storage.plan import plan_shards
+from storage.recipe import Limits
+from storage.sources import Item
 from tests.conftest import S3Server
-from tests.storage.conftest import save_image, small_recipe
+from tests.storage.conftest import read_corpus, save_image, small_recipe
 
 LIMITS = Limits()
 
@@ -50,9 +52,12 @@ def photos(tmp_path: Path) -> Path:
     return folder
 
 
-def test_a_corpus_is_indexed_in_order_with_reasons(photos: Path, place: Location) -> None:
+def test_a_corpus_is_indexed_in_order_with_reasons(photos: Path, place: Location, tmp_path: Path) -> None:
     counts: list[int] = []
-    index = ingest(upload(photos, place), LIMITS, counts.append)
+    recipe = small_recipe(tmp_path, corpus=upload(photos, place.join("photos")).url)
+    done = ingest(tmp_path / "dataset", recipe, on_progress=counts.append)
+    index = read_index(tmp_path / "dataset", recipe)
+    assert index is not None
     rows = index.to_pylist()
     assert [Path(locate(row["uri"]).url).name for row in rows] == [
         "é (1).PNG", "b.png", "broken.jpg", "same as b.png", "empty.png",
@@ -61,37 +66,21 @@ def test_a_corpus_is_indexed_in_order_with_reasons(photos: Path, place: Location
     assert rows[3]["reject_detail"].endswith("b.png.")
     assert rows[1]["sha256"] == hashlib.sha256((photos / "b.png").read_bytes()).hexdigest()
     assert (rows[1]["height_px"], rows[1]["width_px"], rows[1]["icc"]) == (100, 80, "sRGB (assumed)")
-    assert counts == [1, 2, 3, 4, 5]
-    assert reject_counts(index) == {"damaged": 1, "duplicate": 1, "empty_file": 1}
+    assert (counts[-1], done.files) == (5, 5)
+    assert reject_counts(index) == done.rejected == {"damaged": 1, "duplicate": 1, "empty_file": 1}
 
 
-def test_indexing_again_gives_the_same_table(photos: Path) -> None:
-    assert ingest(photos, LIMITS).equals(ingest(str(photos), LIMITS))
+def test_indexing_again_gives_the_same_table_however_it_is_cut(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = read_corpus(photos, tmp_path / "1")
+    monkeypatch.setattr("storage.ingest.PART_ITEMS", 1)
+    assert read_corpus(photos, tmp_path / "2").equals(whole)
+    assert (tmp_path / "1/index.parquet").read_bytes() == (tmp_path / "2/index.parquet").read_bytes()
 
 
-def test_one_file_is_a_corpus(photos: Path) -> None:
-    assert ingest(photos / "b.png", LIMITS).num_rows == 1
-
-
-def test_a_tar_is_read_by_byte_ranges(photos: Path, place: Location) -> None:
-    sink = io.BytesIO()
-    with tarfile.open(fileobj=sink, mode="w") as archive:
-        archive.add(photos / "b.png", "x/b.png")
-        archive.add(photos / "notes.txt", "notes.txt")
-        archive.add(photos / "a", "a")
-    place.join("photos.tar").write(sink.getvalue())
-    index = ingest(place, LIMITS)
-    rows = index.to_pylist()
-    assert [row["member"] for row in rows] == ["x/b.png", "a/deep/é (1).PNG"]
-    recipe = load_recipe(None, {"corpus": place.url, "canvas.height": 64, "canvas.width": 64})
-    planned = plan_samples(index, recipe, "m").to_pylist()[0]
-    assert read_source(planned) == (photos / "b.png").read_bytes()
-
-
-def test_a_damaged_tar_is_named(tmp_path: Path) -> None:
-    (tmp_path / "x.tar").write_bytes(b"no tar" * 200)
-    with pytest.raises(IntegrityError, match=r"x\.tar is damaged"):
-        list(list_sources(tmp_path))
+def test_one_file_is_a_corpus(photos: Path, tmp_path: Path) -> None:
+    assert read_corpus(photos / "b.png", tmp_path / "d").num_rows == 1
 
 
 def test_an_empty_corpus_is_refused_before_any_work(tmp_path: Path) -> None:
@@ -100,11 +89,14 @@ def test_an_empty_corpus_is_refused_before_any_work(tmp_path: Path) -> None:
     (tmp_path / "labels.json").write_text("{}")
     with pytest.raises(EmptyCorpusError, match="holds no photographs"):
         check_corpus(tmp_path)
+    recipe = small_recipe(tmp_path, corpus=str(tmp_path / "corpus"))
+    (tmp_path / "corpus").mkdir()
     with pytest.raises(EmptyCorpusError):
-        ingest(tmp_path, LIMITS)
-    (tmp_path / "bad.jpg").write_bytes(b"?")
+        ingest(tmp_path / "dataset", recipe)
+    (tmp_path / "corpus/bad.jpg").write_bytes(b"?")
     with pytest.raises(EmptyCorpusError, match="1 not_an_image"):
-        ingest(tmp_path, LIMITS)
+        ingest(tmp_path / "dataset", recipe)
+    assert list((tmp_path / "dataset").iterdir()) == []
 
 
 def test_an_empty_prefix_is_no_missing_bucket(s3_environment: S3Server) -> None:
@@ -118,21 +110,23 @@ def test_wrong_keys_stop_an_ingest(s3_environment: S3Server, photos: Path, monke
     corpus = upload(photos, locate(f"s3://{s3_environment.bucket}/keys"))
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong-secret-1")
     with pytest.raises(StorageAccessError):
-        ingest(corpus, LIMITS)
+        index_items(list_items(corpus), LIMITS)
 
 
 def test_too_many_bytes_are_not_read(photos: Path) -> None:
-    index = ingest(photos, Limits(max_bytes=100_000, max_pixels=70 * 70))
+    index = index_items(list_items(photos), Limits(max_bytes=100_000, max_pixels=70 * 70))
     assert index["reject_reason"].to_pylist()[:2] == [None, "too_many_pixels"]
     size = (photos / "b.png").stat().st_size
-    rows = ingest(photos, Limits(max_bytes=size - 1)).to_pylist()
+    rows = index_items(list_items(photos), Limits(max_bytes=size - 1)).to_pylist()
     assert rows[1]["reject_reason"] == "too_many_bytes"
     assert rows[1]["sha256"] is None
 
 
 def test_a_source_that_changed_or_went_is_a_reject(photos: Path, tmp_path: Path) -> None:
-    planned = plan_samples(ingest(photos, LIMITS), small_recipe(tmp_path), "m").to_pylist()
-    row: dict[str, Any] = next(row for row in planned if row["source_uri"].endswith("b.png"))
+    plan = plan_shards([read_corpus(photos, tmp_path / "d")], small_recipe(tmp_path))
+    row: dict[str, Any] = next(
+        row for shard in plan for row in shard.to_pylist() if row["source_uri"].endswith("b.png")
+    )
     assert decode(read_source(row), LIMITS).image.shape == (100, 80, 3)
     save_image(photos / "b.png", 100, 80, seed=9)
     with pytest.raises(RejectedImageError) as caught:
@@ -146,52 +140,82 @@ def test_a_source_that_changed_or_went_is_a_reject(photos: Path, tmp_path: Path)
 
 def test_the_index_is_kept_and_belongs_to_its_recipe(photos: Path, place: Location, tmp_path: Path) -> None:
     recipe = small_recipe(tmp_path, corpus=str(photos))
-    index = ingest(photos, recipe.limits)
     assert read_index(place, recipe) is None
-    write_index(place, index, recipe)
+    assert not has_index(place, recipe)
+    ingest(place, recipe)
     kept = read_index(place, recipe)
     assert kept is not None
-    assert kept.replace_schema_metadata(None).equals(index)
-    write_index(place, index, recipe)
+    assert has_index(place, recipe)
+    assert pa.Table.from_batches(index_batches(place)).to_pylist() == kept.to_pylist()
+    ingest(place, recipe)
     other = small_recipe(tmp_path, corpus=str(photos), seed=5)
-    for attempt in (lambda: read_index(place, other), lambda: write_index(place, index, other)):
+    for attempt in (lambda: read_index(place, other), lambda: has_index(place, other), lambda: ingest(place, other)):
         with pytest.raises(DatasetConflictError, match="differs in seed"):
             attempt()
-    assert place.names() == ["index.parquet"]
+    assert place.join("index").names() == []
 
 
 def test_a_stopped_ingest_reads_only_the_rest(
     photos: Path, place: Location, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("storage.index.CHECKPOINT_ROWS", 2)
+    monkeypatch.setattr("storage.ingest.PART_ITEMS", 1)
     recipe = small_recipe(tmp_path, corpus=str(photos))
-    whole = ingest(photos, recipe.limits)
+    whole = read_corpus(photos, tmp_path / "whole")
 
     def stop(count: int) -> None:
-        if count == 4:
+        if count == 3:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        ingest(photos, recipe.limits, stop, resume_in=place)
-    assert len(place.join("index").names()) == 2
+        ingest(place, recipe, on_progress=stop)
+    save_image(photos / "a0.png", 80, 80, seed=33)  # comes between the others by name
     read: list[str] = []
-    monkeypatch.setattr("storage.index.read_bytes", lambda source: read.append(source.uri) or read_bytes(source))
-    assert ingest(photos, recipe.limits, resume_in=place).equals(whole)
-    assert len(read) == 1
-    assert ingest(photos, Limits(min_side=70), resume_in=place)["reject_reason"].to_pylist()[0] == "too_small"
-    write_index(place, whole, recipe)
+
+    def keep_account(item: Item, *more: Any) -> Any:
+        read.append(item.uri.rsplit("/", 1)[1])
+        return read_item(item, *more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("storage.index.read_item", keep_account)
+        ingest(place, recipe)
+    assert read == ["a0.png", "same%20as%20b.png", "empty.png"]
+    index = read_index(place, recipe)
+    assert index is not None
+    assert set(whole["uri"].to_pylist()) < set(index["uri"].to_pylist())
     assert place.join("index").names() == []
 
 
-def test_the_index_is_plain_parquet(photos: Path, tmp_path: Path) -> None:
+def test_parts_may_be_read_in_any_order(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("storage.ingest.PART_ITEMS", 1)
     recipe = small_recipe(tmp_path, corpus=str(photos))
-    write_index(tmp_path / "d", ingest(photos, recipe.limits), recipe)
+
+    def backwards(parts: Iterator[Part]) -> Iterable[PartReport]:
+        return [read_part(tmp_path / "d", pickle.loads(pickle.dumps(part))) for part in reversed(list(parts))]  # noqa: S301
+
+    ingest(tmp_path / "d", recipe, backwards)
+    index = read_index(tmp_path / "d", recipe)
+    assert index is not None
+    assert index.to_pylist() == read_corpus(photos, tmp_path / "e").to_pylist()
+
+
+def test_the_index_is_plain_parquet(photos: Path, tmp_path: Path) -> None:
+    read_corpus(photos, tmp_path / "d")
     assert pq.read_table(tmp_path / "d" / "index.parquet").column_names[:3] == ["uri", "member", "offset_bytes"]
+
+
+def test_an_index_of_an_older_release_is_read(photos: Path, tmp_path: Path) -> None:
+    recipe = small_recipe(tmp_path, corpus=str(photos))
+    ingest(tmp_path / "d", recipe)
+    table = pq.read_table(tmp_path / "d/index.parquet")
+    pq.write_table(table.drop_columns(["archive_bytes"]), tmp_path / "d/index.parquet")
+    index = read_index(tmp_path / "d", recipe)
+    assert index is not None
+    assert index.schema.names == table.schema.names
 
 
 def test_every_odd_file_is_in_the_index(data_dir: Path, tmp_path: Path) -> None:
     shutil.copytree(data_dir / "odd", tmp_path / "odd")
-    rows = ingest(tmp_path / "odd", LIMITS).to_pylist()
+    rows = read_corpus(tmp_path / "odd", tmp_path / "d").to_pylist()
     assert len(rows) == len(list((tmp_path / "odd").iterdir())) - 1  # without index.json
     counts = {reason: sum(row["reject_reason"] == reason for row in rows) for reason in ("duplicate", "too_small")}
     assert counts == {"duplicate": 3, "too_small": 6}

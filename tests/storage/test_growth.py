@@ -21,15 +21,16 @@ from storage.growth import (
     read_rejects,
     write_listing,
 )
-from storage.index import index_digest, ingest, write_index
+from storage.index import index_batches, index_digest
+from storage.ingest import ingest
 from storage.location import Location, locate
-from storage.plan import plan_samples, read_shard_plan, write_plan
+from storage.plan import plan_shards, read_shard_plan, write_plan
 from storage.reading import RawDataset
 from storage.recipe import Recipe
 from storage.samples import RejectRow
 from storage.shard import ShardData, write_shard
 from storage.versions import diff_versions, publish, read_version, verify_version
-from tests.storage.conftest import CAMERA, save_image, shard_data, small_recipe
+from tests.storage.conftest import CAMERA, encoded, make_table, make_tar, save_image, shard_data, small_recipe
 
 
 @pytest.fixture
@@ -50,9 +51,8 @@ def dataset(photographs: Path, place: Location, recipe: Recipe) -> Dataset:
     """Three photographs of one sample each, in two shards, published as version 1."""
     assert photographs.is_dir()
     url = place.join("dataset")
-    index = ingest(recipe.corpus, recipe.limits)
-    write_index(url, index, recipe)
-    summary = write_plan(url, plan_samples(index, recipe, "m"))
+    ingest(url, recipe)
+    summary = write_plan(url, plan_shards(index_batches(url), recipe))
     objects = index_digest(url) | dict(summary.objects)
     made = create_or_open(url, recipe, "m", [load_profile(CAMERA)], summary.samples, objects)
     write_missing(made)
@@ -107,7 +107,7 @@ def read_all(place: Location, version: int) -> list[tuple[str, Any]]:
 
 
 def test_nothing_new_is_found_without_reading_a_file(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("storage.index.read_bytes", lambda _: pytest.fail("a file was read"))
+    monkeypatch.setattr("storage.growth.read_parts", lambda *_: pytest.fail("a file was read"))
     assert not find_changes(dataset)
 
 
@@ -196,7 +196,7 @@ def test_a_growth_that_was_stopped_goes_on_without_listing_again(
 ) -> None:
     save_image(photographs / "d.png", 64, 64, seed=9)
     write_listing(dataset, read_changes(dataset, find_changes(dataset)))
-    monkeypatch.setattr("storage.growth.list_sources", lambda _: pytest.fail("the corpus was listed"))
+    monkeypatch.setattr("storage.growth.list_items", lambda _: pytest.fail("the corpus was listed"))
     reopened = open_dataset(dataset.location)
     listing = pending_listing(reopened)
     assert listing is not None
@@ -226,3 +226,65 @@ def test_a_corpus_that_is_gone_is_an_error_and_not_an_empty_version(dataset: Dat
     photographs.rmdir()
     with pytest.raises(MissingFileError):
         find_changes(dataset)
+
+
+@pytest.mark.parametrize("ending", ["tar", "parquet"])
+def test_a_file_of_photographs_grows_by_what_is_new_in_it(
+    ending: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photographs = [(f"{number}.png", encoded(64, 64, (number, 0, 0), "BMP")) for number in range(5)]
+    encode = make_tar if ending == "tar" else make_table
+    corpus, place = tmp_path / "corpus", locate(tmp_path / "dataset")
+    corpus.mkdir()
+    (corpus / f"same.{ending}").write_bytes(encode(photographs[:1]))
+    (corpus / f"more.{ending}").write_bytes(encode([*photographs[1:3], ("bad.png", b"none")]))
+    recipe = small_recipe(tmp_path, cameras=[CAMERA])
+    ingest(place, recipe)
+    summary = write_plan(place, plan_shards(index_batches(place), recipe))
+    dataset = create_or_open(place, recipe, "m", [load_profile(CAMERA)], summary.samples)
+    write_missing(dataset)
+    publish(dataset)
+    assert not find_changes(dataset)
+
+    (corpus / f"more.{ending}").write_bytes(encode([*photographs[2:], ("bad.png", b"none")]))
+    changes = find_changes(dataset)
+    assert [item.uri.rsplit("/", 1)[1] for item in changes.fresh] == [f"more.{ending}"]
+    listing = read_changes(dataset, changes)
+    reasons = listing.rows["reject_reason"].to_pylist()
+    assert reasons.count(None) - listing.known == 2
+    larger = grown(dataset)
+    assert larger.planned_samples == 5
+    assert gone_sources(larger) == {hashlib.sha256(photographs[1][1]).hexdigest()}
+    assert read_version(place, 2).samples == 4
+    with monkeypatch.context() as patch:
+        patch.setattr("storage.growth.read_parts", lambda *_: pytest.fail("a file was read"))
+        assert not find_changes(larger)
+    assert read_rejects(larger).rows.num_rows == 0
+
+    (corpus / f"same.{ending}").unlink()
+    smaller = grown(larger)
+    assert gone_sources(smaller) == {hashlib.sha256(photographs[number][1]).hexdigest() for number in (0, 1)}
+
+
+def test_a_list_grows_by_its_lines(tmp_path: Path) -> None:
+    for number in range(3):
+        save_image(tmp_path / f"{number}.png", 64, 64, seed=number)
+    (tmp_path / "list.txt").write_text("2.png\n0.png\nlate.png\n")
+    place, recipe = (
+        locate(tmp_path / "dataset"),
+        small_recipe(tmp_path, cameras=[CAMERA], corpus=str(tmp_path / "list.txt")),
+    )
+    ingest(place, recipe)
+    summary = write_plan(place, plan_shards(index_batches(place), recipe))
+    dataset = create_or_open(place, recipe, "m", [load_profile(CAMERA)], summary.samples)
+    write_missing(dataset)
+    publish(dataset)
+    assert not find_changes(dataset)
+    save_image(tmp_path / "late.png", 64, 64, seed=9)
+    mended = take_in(dataset, retry=True)
+    assert mended.planned_samples == 3
+    write_missing(mended)
+    (tmp_path / "list.txt").write_text("1.png\n2.png\nlate.png\n")
+    larger = grown(mended)
+    assert larger.planned_samples == 4
+    assert gone_sources(larger) == {hashlib.sha256((tmp_path / "0.png").read_bytes()).hexdigest()}

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from aura.errors import InvalidInputError, MissingFileError, StorageAccessError, StorageError
-from storage.location import Location, locate, without_credentials
+from storage.location import Location, locate
+from storage.refusals import without_credentials
 from tests.conftest import S3Server, run_s3_server
 
 

@@ -1,5 +1,6 @@
 import hashlib
 from collections import Counter
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from storage.location import Location
 from storage.plan import (
     PLAN_SCHEMA,
     crops_of,
-    plan_samples,
+    plan_shards,
     read_shard_plan,
     write_plan,
 )
@@ -49,6 +50,11 @@ def index_of(*sizes: tuple[int, int]) -> pa.Table:
         for number, (height, width) in enumerate(sizes)
     ]
     return pa.Table.from_pylist(rows, schema=INDEX_SCHEMA)
+
+
+def planned(index: pa.Table, recipe: Recipe, first_shard: int = 0, made: Collection[str] = ()) -> pa.Table:
+    shards = plan_shards([index], recipe, first_shard, made)
+    return pa.concat_tables([PLAN_SCHEMA.empty_table(), *shards])
 
 
 def recipe_of(**changes: Any) -> Recipe:
@@ -93,7 +99,9 @@ def test_fit_keeps_the_shape_and_never_enlarges(height: int, width: int, canvas:
 
 
 def test_the_plan_is_numbered_and_cut_into_shards() -> None:
-    plan = plan_samples(index_of((128, 192), (64, 96)), recipe_of(), "m")
+    index = index_of((128, 192), (64, 96))
+    plan = planned(index, recipe_of())
+    assert plan.equals(pa.concat_tables(plan_shards(index.to_batches(1), recipe_of())))
     assert plan.schema.equals(PLAN_SCHEMA)
     assert plan["index"].to_pylist() == [0, 1, 2, 3, 4]
     assert plan["shard"].to_pylist() == [0, 0, 0, 1, 1]
@@ -105,14 +113,14 @@ def test_the_plan_is_numbered_and_cut_into_shards() -> None:
 def test_draws_do_not_depend_on_what_else_is_in_the_corpus() -> None:
     recipe = recipe_of(cameras=("a", "b", "c"))
     drawn = ["camera", "iso", "seed", "sample_id"]
-    alone = plan_samples(index_of((64, 96), (128, 96)).slice(1), recipe, "m").select(drawn)
-    among = plan_samples(index_of((64, 96), (128, 96)), recipe, "m").select(drawn)
+    alone = planned(index_of((64, 96), (128, 96)).slice(1), recipe).select(drawn)
+    among = planned(index_of((64, 96), (128, 96)), recipe).select(drawn)
     assert among.slice(1).equals(alone)
 
 
 def test_draws_spread_over_cameras_and_iso() -> None:
     recipe = recipe_of(cameras=("a", "b"), iso=(100, 6400))
-    plan = plan_samples(index_of(*[(64, 96)] * 400), recipe, "m")
+    plan = planned(index_of(*[(64, 96)] * 400), recipe)
     cameras = Counter(plan["camera"].to_pylist())
     assert min(cameras["a"], cameras["b"]) > 150
     iso = np.array(plan["iso"])
@@ -124,58 +132,47 @@ def test_draws_spread_over_cameras_and_iso() -> None:
     assert np.array(plan["seed"]).min() >= 0
 
 
-def test_the_digest_follows_recipe_model_and_rows() -> None:
-    index = index_of((64, 96), (64, 96))
-
-    def digest(recipe: Recipe, model: str, table: pa.Table) -> bytes:
-        return plan_samples(table, recipe, model).schema.metadata[b"digest"]
-
-    base = digest(recipe_of(), "m", index)
-    assert digest(recipe_of(), "m", index) == base
-    assert len({base, digest(recipe_of(seed=1), "m", index), digest(recipe_of(), "n", index)}) == 3
-    assert digest(recipe_of(), "m", index.slice(1)) != base
-
-
 def test_a_corpus_without_samples_is_refused() -> None:
     with pytest.raises(EmptyCorpusError, match=r"lower canvas\.min_side"):
-        plan_samples(index_of((32, 400)), recipe_of(), "m")
+        planned(index_of((32, 400)), recipe_of())
 
 
 def test_a_plan_is_read_by_the_shard(place: Location) -> None:
-    plan = plan_samples(index_of(*[(64, 96)] * 7), recipe_of(), "m")
-    summary = write_plan(place, plan)
+    plan = planned(index_of(*[(64, 96)] * 7), recipe_of())
+    shards = list(plan_shards([index_of(*[(64, 96)] * 7)], recipe_of()))
+    summary = write_plan(place, shards)
     assert (summary.samples, summary.shards, summary.sources) == (7, 3, 7)
     assert list(summary.objects) == [f"plan/0000000{shard}.parquet" for shard in range(3)]
     read = [read_shard_plan(place, shard) for shard in range(3)]
     assert [table.num_rows for table in read] == [3, 3, 1]
-    assert pa.concat_tables(read).equals(plan.replace_schema_metadata(None))
+    assert pa.concat_tables(read).equals(plan)
     with pytest.raises(MissingFileError):
         read_shard_plan(place, 3)
     before = {entry.uri: entry.size for entry in place.walk()}
-    assert write_plan(place, plan) == summary
+    assert write_plan(place, shards) == summary
     assert {entry.uri: entry.size for entry in place.walk()} == before
 
 
 def test_a_damaged_plan_is_named(tmp_path: Path) -> None:
-    write_plan(tmp_path, plan_samples(index_of((64, 96)), recipe_of(), "m"))
+    write_plan(tmp_path, plan_shards([index_of((64, 96))], recipe_of()))
     (tmp_path / "plan" / "00000000.parquet").write_bytes(b"PAR1")
     with pytest.raises(IntegrityError, match="not a whole Parquet file"):
         read_shard_plan(tmp_path, 0)
 
 
 def test_what_is_new_is_planned_from_a_whole_shard_on_and_without_what_is_made() -> None:
-    whole = plan_samples(index_of((64, 96), (128, 96)), recipe_of(), "m")
+    whole = planned(index_of((64, 96), (128, 96)), recipe_of())
     made = set(whole["sample_id"].to_pylist()[:1])
-    new = plan_samples(index_of((64, 96), (128, 96)), recipe_of(), "m", first_shard=4, made=made)
+    new = planned(index_of((64, 96), (128, 96)), recipe_of(), first_shard=4, made=made)
     assert new["index"].to_pylist() == [12, 13]
     assert new["shard"].to_pylist() == [4, 4]
     assert new["seed"].to_pylist() == whole["seed"].to_pylist()[1:]
-    assert plan_samples(index_of((64, 96)), recipe_of(), "m", 4, made).num_rows == 0
+    assert planned(index_of((64, 96)), recipe_of(), 4, made).num_rows == 0
 
 
 def test_a_tile_is_cut_as_planned() -> None:
     image = np.random.default_rng(0).integers(0, 256, (129, 193, 3), np.uint8)
-    plan = plan_samples(index_of((129, 193)), recipe_of(), "m").to_pylist()
+    plan = planned(index_of((129, 193)), recipe_of()).to_pylist()
     assert np.array_equal(place_of(image, plan[3]), image[64:128, 96:192])
 
 
@@ -184,14 +181,14 @@ def test_a_fitted_photograph_is_shrunk_without_aliasing() -> None:
     checks = (((rows + columns) % 2) * 255).astype(np.uint8)
     image = np.stack([checks] * 3, -1)
     recipe = recipe_of(canvas={"mode": "fit", "height": 64, "width": 96})
-    (row,) = plan_samples(index_of((512, 768)), recipe, "m").to_pylist()
+    (row,) = planned(index_of((512, 768)), recipe).to_pylist()
     shrunk = place_of(image, row)
     assert shrunk.shape == (64, 96, 3)
     assert np.abs(shrunk.astype(int) - 127).max() <= 2
 
 
 def test_a_photograph_of_another_size_is_a_reject() -> None:
-    (row,) = plan_samples(index_of((64, 96)), recipe_of(), "m").to_pylist()
+    (row,) = planned(index_of((64, 96)), recipe_of()).to_pylist()
     with pytest.raises(RejectedImageError) as caught:
         place_of(np.zeros((64, 98, 3), np.uint8), row)
     assert caught.value.reason == "changed"
