@@ -57,7 +57,7 @@ Weights = Annotated[Path | None, typer.Option(help="Weights (safetensors) instea
 
 @commands.command()
 def synthesize(
-    corpus: Annotated[str, typer.Argument(help="Folder or s3:// prefix with photographs; read recursively.")],
+    corpus: Annotated[str, typer.Argument(help="Photographs: a folder, s3:// prefix, tar, Parquet file, or a list.")],
     dataset: Annotated[str, typer.Argument(help="Where to put the dataset: a folder or s3:// prefix.")],
     recipe: Annotated[Path | None, typer.Option(help="Recipe (YAML); the options below are laid over it.")] = None,
     canvas: Annotated[str | None, typer.Option(help="Size of a sample: SIDE or HEIGHTxWIDTH, multiples of 16.")] = None,
@@ -89,6 +89,9 @@ def synthesize(
         float | None, typer.Option(help="Gate: least mean cycle PSNR in dB, exposure and tone matched.")
     ] = None,
     max_rejects: Annotated[float | None, typer.Option(help="Gate: greatest share of rejected sources, 0 to 1.")] = None,
+    column: Annotated[
+        str | None, typer.Option(help="Column of images or URIs in Parquet and CSV; found if left out.")
+    ] = None,
     setting: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="FIELD=VALUE", help="Any other recipe field, such as --set limits.min_side=64."),
@@ -107,6 +110,9 @@ def synthesize(
 ) -> None:
     """Make a RAW dataset of a corpus of photographs, finish one that was begun, or add what is new in the corpus.
 
+    Folders and prefixes are read recursively, tar shards (WebDataset) and Parquet files with image bytes in place. A
+    list is a .txt with a path or URI (disk, s3://, https://) on each line, or a column of a .csv or .parquet.
+
     Over a finished dataset it lists the corpus again: photographs that are new become new shards, those that are gone
     are left out, and the next version is published. Older versions stay as they are.
 
@@ -118,6 +124,7 @@ def synthesize(
     _quiet(verbose=verbose)
     options = {
         "corpus": corpus,
+        "corpus_column": column,
         **_canvas_sides(canvas),
         "canvas.mode": mode,
         "cameras": camera or None,

@@ -58,8 +58,8 @@ def find_image_column(table: pq.ParquetFile, wanted: str | None, name: str) -> s
         name: what to call the file in an error.
 
     Returns:
-        The column that is wanted, if it holds bytes; else the only one of bytes with an image among its first rows; else
-        None.
+        The column that is wanted, if it holds bytes; else the only one of bytes with an image among its first rows;
+        else None.
 
     Raises:
         InvalidInputError: the wanted column holds neither bytes nor text, or several columns hold images and none is

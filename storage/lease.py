@@ -114,6 +114,10 @@ class Lease:
         self._heart = threading.Thread(target=self._beat, name="lease", daemon=True)
         self._heart.start()
 
+    def __reduce__(self) -> tuple[type[LeaseToken], tuple[str, int, str]]:
+        """Travel as a token: what is done elsewhere may ask for the lease, and only this process renews it."""
+        return LeaseToken, (self._dataset.url, self._record.number, self._record.holder)
+
     @property
     def token(self) -> LeaseToken:
         """What workers ask with."""

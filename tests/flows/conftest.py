@@ -19,7 +19,7 @@ from flows.runner import build_runner, local_cluster, parse_cluster
 from flows.server import Server, data_folder, prefect_server
 from flows.shard import synthesize_shard
 from storage.dataset import create_or_open
-from storage.index import index_batches
+from storage.index import index_batches, index_digest
 from storage.ingest import ingest
 from storage.plan import plan_shards, write_plan
 from storage.recipe import Recipe, load_recipe
@@ -136,7 +136,8 @@ def make_dataset(recipe: Recipe, folder: Path) -> Path:
     ingest(str(folder), recipe)
     summary = write_plan(str(folder), plan_shards(index_batches(str(folder)), recipe))
     profiles = [load_profile(camera) for camera in recipe.cameras]
-    dataset = create_or_open(str(folder), recipe, digest, profiles, summary.samples)
+    objects = index_digest(str(folder)) | dict(summary.objects)
+    dataset = create_or_open(str(folder), recipe, digest, profiles, summary.samples, objects)
     for shard in range(dataset.shard_count):
         synthesize_shard(str(folder), shard)
     publish(dataset)
