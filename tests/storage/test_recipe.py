@@ -37,7 +37,7 @@ def test_a_relative_corpus_becomes_absolute() -> None:
     [
         ({"shard_sise": 3}, "unknown field 'shard_sise'; did you mean 'shard_size'?"),
         ({"canvas.hight": 64}, "unknown field 'canvas.hight'; did you mean 'height'?"),
-        ({"zebra": 1}, "unknown field 'zebra'; known fields are corpus, canvas"),
+        ({"zebra": 1}, "unknown field 'zebra'; known fields are corpus, corpus_column, canvas"),
         ({"canvas.height": 100}, "field 'canvas.height' is 100: 100 is not a multiple of 16"),
         ({"canvas.min_side": 33}, "33 is odd"),
         ({"canvas.min_side": 1024}, "min_side 1024 is more than the canvas"),
