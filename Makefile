@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint bench-dng bench-fidelity bench-model bench-reader chaos clean
+.PHONY: help demo test lint bench-ablation bench-dng bench-fidelity bench-model bench-reader chaos clean
 
 help:  ## what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,6 +26,9 @@ lint: $(STAMP)  ## style, types and import rules only
 
 bench-fidelity: $(STAMP)  ## measure the inverses against real RAW files, print the table, write benchmarks/results/
 	$(BIN)/python benchmarks/fidelity.py
+
+bench-ablation: $(STAMP)  ## train AURA without each of its parts, and the published network; judge them side by side
+	$(BIN)/python benchmarks/ablation.py
 
 chaos: $(STAMP)  ## kill what makes a dataset at random moments, and compare; writes benchmarks/results/chaos.json
 	$(BIN)/python -m benchmarks.chaos

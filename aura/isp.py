@@ -18,79 +18,14 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from aura.bayer import CfaPattern, unpack
+from aura.bayer import CfaPattern
 from aura.color import apply_matrix, linear_to_srgb, luminance, srgb_to_linear
 from aura.curves import apply_curve
+from aura.demosaic import demosaic_bilinear, demosaic_malvar
 from aura.errors import InvalidInputError
+from aura.tone_curves import MIDDLE_GREY, TONE_FAMILIES, curve_axis, draw_tone_curve, encode_curve_axis
 
-MIDDLE_GREY: Final = 0.18
 _NEAR_SATURATION: Final = 0.9  # of the sensor; from here on a channel's measurement is doubted
-
-# Bilinear kernels on the full mosaic (each colour's samples are zero elsewhere).
-_BILINEAR_GREEN = torch.tensor([[0.0, 1.0, 0.0], [1.0, 4.0, 1.0], [0.0, 1.0, 0.0]]) / 4.0
-_BILINEAR_RED_BLUE = torch.tensor([[1.0, 2.0, 1.0], [2.0, 4.0, 2.0], [1.0, 2.0, 1.0]]) / 4.0
-
-# Malvar, He and Cutler, "High-quality linear interpolation for demosaicing of Bayer-patterned color images",
-# ICASSP 2004, figure 2
-_MALVAR_GREEN = (
-    torch.tensor(
-        [[0, 0, -1, 0, 0], [0, 0, 2, 0, 0], [-1, 2, 4, 2, -1], [0, 0, 2, 0, 0], [0, 0, -1, 0, 0]],
-        dtype=torch.float32,
-    )
-    / 8.0
-)
-_MALVAR_SAME_ROW = (
-    torch.tensor([[0, 0, 0.5, 0, 0], [0, -1, 0, -1, 0], [-1, 4, 5, 4, -1], [0, -1, 0, -1, 0], [0, 0, 0.5, 0, 0]]) / 8.0
-)
-_MALVAR_SAME_COLUMN = _MALVAR_SAME_ROW.T.contiguous()
-_MALVAR_DIAGONAL = (
-    torch.tensor([[0, 0, -1.5, 0, 0], [0, 2, 0, 2, 0], [-1.5, 0, 6, 0, -1.5], [0, 2, 0, 2, 0], [0, 0, -1.5, 0, 0]])
-    / 8.0
-)
-
-
-def _convolve(mosaic: Tensor, kernel: Tensor) -> Tensor:
-    pad = kernel.shape[-1] // 2
-    padded = F.pad(mosaic, (pad, pad, pad, pad), mode="reflect")
-    return F.conv2d(padded, kernel.to(mosaic)[None, None])
-
-
-def _site_masks(pattern: CfaPattern, like: Tensor) -> list[Tensor]:
-    height, width = like.shape[-2:]
-    planes = torch.eye(4, dtype=like.dtype, device=like.device)[:, :, None, None]
-    return [unpack(plane.expand(4, height // 2, width // 2), pattern)[None, None] for plane in planes]
-
-
-def demosaic_bilinear(packed: Tensor, pattern: CfaPattern) -> Tensor:
-    """Interpolate bilinearly: packed ``(B, 4, h, w)`` -> RGB ``(B, 3, 2h, 2w)``; linear, not clipped."""
-    mosaic = unpack(packed, pattern)[:, None]
-    red, green_red, green_blue, blue = _site_masks(pattern, mosaic)
-    return torch.cat(
-        [
-            _convolve(mosaic * red, _BILINEAR_RED_BLUE),
-            _convolve(mosaic * (green_red + green_blue), _BILINEAR_GREEN),
-            _convolve(mosaic * blue, _BILINEAR_RED_BLUE),
-        ],
-        dim=1,
-    )
-
-
-def demosaic_malvar(packed: Tensor, pattern: CfaPattern) -> Tensor:
-    """Interpolate with the gradient-corrected 5x5 filters of Malvar et al. 2004; shapes as in bilinear."""
-    mosaic = unpack(packed, pattern)[:, None]
-    red, green_red, green_blue, blue = _site_masks(pattern, mosaic)
-    green = _convolve(mosaic, _MALVAR_GREEN)
-    same_row = _convolve(mosaic, _MALVAR_SAME_ROW)
-    same_column = _convolve(mosaic, _MALVAR_SAME_COLUMN)
-    diagonal = _convolve(mosaic, _MALVAR_DIAGONAL)
-    return torch.cat(
-        [
-            mosaic * red + same_row * green_red + same_column * green_blue + diagonal * blue,
-            mosaic * (green_red + green_blue) + green * (red + blue),
-            mosaic * blue + same_row * green_blue + same_column * green_red + diagonal * red,
-        ],
-        dim=1,
-    )
 
 
 def render(raw: Tensor, cfa_pattern: CfaPattern, wb_gains: Tensor, camera_to_srgb: Tensor) -> Tensor:
@@ -139,25 +74,10 @@ def _balance(camera: Tensor, gains: Tensor) -> Tensor:
 # The random ISP
 # ---------------------------------------------------------------------------------------------------------------------
 
-CURVE_SAMPLES: Final = 512
-CURVE_MAX: Final = 16.0
-_CURVE_SHAPE: Final = 500.0
-
 DEMOSAIC_METHODS: Final = ("bilinear", "malvar")
 
 # Linear BT.709 -> BT.2020 (ITU-R BT.2087-0); tone curves of raw developers often run per channel in such a wide space.
 _BT709_TO_BT2020 = torch.tensor([[0.6274, 0.3293, 0.0433], [0.0691, 0.9195, 0.0114], [0.0164, 0.0880, 0.8956]])
-
-
-def encode_curve_axis(linear: Tensor) -> Tensor:
-    """Position on the axis of tone curves: linear light 0..16 -> 0..1, logarithmic above about 0.002."""
-    return torch.log1p(_CURVE_SHAPE * linear.clamp(0.0, CURVE_MAX)) / float(np.log1p(_CURVE_SHAPE * CURVE_MAX))
-
-
-def curve_axis() -> Tensor:
-    """Linear light at each of the 512 samples of a tone curve, float32."""
-    position = torch.linspace(0.0, 1.0, CURVE_SAMPLES)
-    return torch.expm1(position * float(np.log1p(_CURVE_SHAPE * CURVE_MAX))) / _CURVE_SHAPE
 
 
 @dataclass(frozen=True)
@@ -211,127 +131,6 @@ class IspParameters:
         return IspParameters(**{field.name: getattr(self, field.name)[index] for field in fields(self)})
 
 
-def _srgb_encode(linear: np.ndarray) -> np.ndarray:
-    return np.asarray(linear_to_srgb(torch.from_numpy(np.clip(linear, 0.0, 1.0)))).astype(np.float64)
-
-
-def _bt709_encode(linear: np.ndarray) -> np.ndarray:
-    """ITU-R BT.709-6, item 1.2: what many developers write where sRGB is meant."""
-    linear = np.clip(linear, 0.0, 1.0)
-    return np.where(linear < 0.018, 4.5 * linear, 1.099 * linear**0.45 - 0.099)
-
-
-def _s_curve(value: np.ndarray, rng: np.random.Generator, strength: float) -> np.ndarray:
-    """Sigmoidal contrast about a random pivot, blended with the identity; fixes 0 and 1."""
-    contrast = rng.uniform(2.0, 8.0)
-    pivot = rng.uniform(0.3, 0.6)
-    low, high = 1 / (1 + np.exp(contrast * pivot)), 1 / (1 + np.exp(contrast * (pivot - 1)))
-    curved = (1 / (1 + np.exp(contrast * (pivot - value))) - low) / (high - low)
-    return np.asarray((1 - strength) * value + strength * curved)
-
-
-def _filmic(linear: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Log-encoded scene light between a black and a white point, then an S-curve of given slope through grey."""
-    white_ev, black_ev = rng.uniform(2.0, 6.5), -rng.uniform(5.0, 11.0)
-    log = np.clip((np.log2(np.maximum(linear, 1e-9) / MIDDLE_GREY) - black_ev) / (white_ev - black_ev), 0.0, 1.0)
-    grey_in = -black_ev / (white_ev - black_ev)
-    grey_out = rng.uniform(0.40, 0.52)
-    contrast = rng.uniform(1.0, 1.9)
-    # a logistic through (grey_in, grey_out), rescaled so that the ends are exact
-    slope = contrast * 4.0 * grey_out * (1 - grey_out) * rng.uniform(1.0, 1.6)
-    offset = np.log(grey_out / (1 - grey_out))
-    steep = slope / (grey_out * (1 - grey_out))
-    curved = 1 / (1 + np.exp(-(steep * (log - grey_in) + offset)))
-    ends = 1 / (1 + np.exp(-(steep * (np.array([0.0, 1.0]) - grey_in) + offset)))
-    return np.asarray((curved - ends[0]) / (ends[1] - ends[0]))
-
-
-def _sigmoid(linear: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Log-logistic tone curve: display = x^c / (x^c + k), grey kept near grey, then the sRGB curve."""
-    contrast, skew = rng.uniform(1.1, 2.0), rng.uniform(0.6, 1.6)
-    grey_out = rng.uniform(0.15, 0.24)
-    ratio = grey_out ** (1 / skew)
-    scale = MIDDLE_GREY**contrast * (1 - ratio) / ratio
-    powered = linear**contrast
-    return _srgb_encode((powered / (powered + scale)) ** skew)
-
-
-def _rational(linear: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Reinhard 2002, Hable 2010 and ACES-like rational curves with random constants, then the sRGB curve."""
-    kind = rng.integers(3)
-    if kind == 0:
-        white = rng.uniform(1.2, 8.0)
-        display = linear * (1 + linear / white**2) / (1 + linear)
-        display = display / display[np.searchsorted(linear, min(white, CURVE_MAX)) - 1]
-    elif kind == 1:
-        a, b, c, d, e, f = 0.15, 0.50, 0.10, 0.20, 0.02, 0.30
-        gain, white = rng.uniform(1.5, 4.0), rng.uniform(3.0, 12.0)
-
-        def hable(x: np.ndarray) -> np.ndarray:
-            return np.asarray((x * (a * x + c * b) + d * e) / (x * (a * x + b) + d * f) - e / f)
-
-        display = hable(gain * linear) / hable(np.array(white))
-    else:
-        gain = rng.uniform(0.5, 1.2)
-        x = gain * linear
-        display = (x * (2.51 * x + 0.03)) / (x * (2.43 * x + 0.59) + 0.14)
-    return _srgb_encode(display)
-
-
-def _base_curve(linear: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A camera-like curve: brighter mid-tones, a toe, a soft shoulder; smooth random log-gain over the sRGB curve."""
-    mid_ev, toe_ev, knee = rng.uniform(0.0, 1.6), rng.uniform(-1.2, 0.4), rng.uniform(0.35, 0.95)
-    stops = np.log2(np.maximum(linear, 1e-9))
-    ev = mid_ev * np.exp(-(((stops + 2.5) / rng.uniform(1.5, 4.0)) ** 2)) + toe_ev / (1 + np.exp((stops + 6.5) * 1.2))
-    lifted = linear * 2.0**ev
-    above = np.maximum(lifted - knee, 0.0)
-    room = 1.0 - knee
-    shoulder = np.where(lifted > knee, knee + room * (1 - np.exp(-above / max(room, 1e-3))), lifted)
-    top = shoulder[np.searchsorted(linear, 1.0)]
-    return _srgb_encode(np.maximum.accumulate(shoulder) / top)
-
-
-def _standard(linear: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    kind = rng.choice(3, p=[0.6, 0.3, 0.1])
-    if kind == 2:
-        return np.asarray(np.clip(linear, 0.0, 1.0) ** (1 / rng.choice([1.8, 2.2])))
-    return _srgb_encode(linear) if kind == 0 else _bt709_encode(linear)
-
-
-def _gamma(linear: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    return np.asarray(np.clip(linear, 0, 1) ** (1 / rng.uniform(1.7, 2.7)))
-
-
-def _contrast(linear: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    return _s_curve(_srgb_encode(linear), rng, rng.uniform(0.2, 1.0))
-
-
-_FAMILY_CURVES: Final = {
-    "srgb": _standard,
-    "gamma": _gamma,
-    "s_curve": _contrast,
-    "filmic": _filmic,
-    "sigmoid": _sigmoid,
-    "rational": _rational,
-    "base_curve": _base_curve,
-}
-TONE_FAMILIES: Final = tuple(_FAMILY_CURVES)
-
-
-def _tone_curve(family: str, linear: np.ndarray, rng: np.random.Generator, *, graded: bool) -> np.ndarray:
-    display = _FAMILY_CURVES[family](linear, rng)
-    if not graded:
-        return np.asarray(display.clip(0.0, 1.0))
-    if rng.random() < 0.35 and family != "s_curve":
-        display = _s_curve(display.clip(0.0, 1.0), rng, rng.uniform(0.1, 0.6))
-    if rng.random() < 0.3:  # a black point: crushed, or lifted as in a matte grade
-        black = rng.uniform(-0.04, 0.05)
-        display = black + (1 - black) * display
-    if rng.random() < 0.15:
-        display = display.clip(0.0, 1.0) ** rng.uniform(0.8, 1.25)
-    return np.asarray(display.clip(0.0, 1.0))
-
-
 def draw_isp(batch: int, rng: np.random.Generator) -> IspParameters:
     """Draw the parameters of ``batch`` random ISPs; deterministic in the generator's state."""
     axis = curve_axis().double().numpy()
@@ -339,7 +138,8 @@ def draw_isp(batch: int, rng: np.random.Generator) -> IspParameters:
     family = rng.choice(len(TONE_FAMILIES), size=batch, p=[0.10, 0.06, 0.12, 0.24, 0.18, 0.10, 0.20])
     family = np.where(plain, 0, family)
     curves = [
-        _tone_curve(TONE_FAMILIES[index], axis, rng, graded=not flat) for index, flat in zip(family, plain, strict=True)
+        draw_tone_curve(TONE_FAMILIES[index], axis, rng, graded=not flat)
+        for index, flat in zip(family, plain, strict=True)
     ]
     auto = rng.choice(3, size=batch, p=[0.7, 0.1, 0.2])
     # Fixed exposure: developers lift RAW by up to two stops, since cameras protect highlights.

@@ -13,20 +13,12 @@ from hypothesis import strategies as st
 
 from aura.bayer import CFA_PATTERNS, CfaPattern, pack_rgb, unpack
 from aura.color import linear_to_srgb
+from aura.demosaic import demosaic_bilinear, demosaic_malvar
 from aura.errors import InvalidInputError
-from aura.isp import (
-    TONE_FAMILIES,
-    curve_axis,
-    demosaic_bilinear,
-    demosaic_malvar,
-    develop,
-    draw_isp,
-    encode_curve_axis,
-    encode_jpeg,
-    render,
-)
+from aura.isp import develop, draw_isp, encode_jpeg, render
 from aura.sensor.catalog import load_profile
 from aura.sensor.simulate import canonical_to_camera, color_under
+from aura.tone_curves import TONE_FAMILIES, curve_axis, encode_curve_axis
 
 GAINS = torch.tensor([2.0, 1.0, 1.5])
 MATRIX = torch.eye(3)

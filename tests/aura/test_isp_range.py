@@ -11,8 +11,9 @@ import torch
 
 from aura.bayer import half_size_rgb
 from aura.color import luminance, srgb_to_linear
-from aura.isp import curve_axis, draw_isp
+from aura.isp import draw_isp
 from aura.sensor.simulate import camera_to_canonical
+from aura.tone_curves import curve_axis
 from aura.training.development import DevelopedPair, DeveloperName, developed_pair
 from aura.training.raw_files import list_raw_files
 

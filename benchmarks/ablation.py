@@ -1,0 +1,149 @@
+"""What each part of AURA is worth, and the network it was published with: the table, and ``results/ablation.json``.
+
+Every network is trained here, on the same pairs, with the same loss and the same number of steps, by a schedule far
+shorter than the released weights' so that all of them can be; then all are judged side by side on real RAW files.
+Run it with ``make bench-ablation``; run it again and it goes on where it was stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from record import write_result
+from rich.console import Console
+from safetensors.torch import load_file
+from torch import Tensor
+
+from aura.errors import AuraError
+from aura.nets.aura import AuraConfig
+from aura.nets.published import PUBLISHED_ALIGNMENT, PublishedInverse
+from aura.reconstruct import Reconstructor
+from aura.training.configuration import Progress, Stage, TrainConfig
+from aura.training.development import available_developers, developer_version
+from aura.training.evaluation import EvaluationRow, Method, canonical_by, evaluate
+from aura.training.fidelity_table import as_json, as_table
+from aura.training.loop import train
+from aura.training.raw_files import list_raw_files
+from aura.unprocess import linearise, upi
+
+ROOT: Final = Path(__file__).resolve().parents[1]
+DENOISER: Final = Stage(name="denoiser", steps=150, batch=8, size=128, learning_rate=2e-3)
+GLOBAL: Final = Stage(name="global", steps=1500, batch=48, size=96, learning_rate=2e-3, pool=6000)
+JOINT: Final = Stage(name="joint", steps=600, batch=4, size=128, learning_rate=6e-4)
+WHOLE: Final = (DENOISER, GLOBAL, JOINT)
+VARIANTS: Final[dict[str, dict[str, Any]]] = {
+    "aura": {"stages": WHOLE},
+    "aura_without_ycbcr": {"stages": WHOLE, "architecture": AuraConfig(ycbcr=False)},
+    "aura_without_denoise": {"stages": (GLOBAL, JOINT), "architecture": AuraConfig(denoise=False)},
+    "aura_without_channel": {"stages": WHOLE, "architecture": AuraConfig(channel=False)},
+    "aura_without_spatial": {"stages": WHOLE, "architecture": AuraConfig(spatial=False)},
+    "aura_without_position": {"stages": WHOLE, "architecture": AuraConfig(position=False)},
+    "aura_without_thumbnail": {"stages": WHOLE, "architecture": AuraConfig(thumbnail=False)},
+    "aura_without_hlog": {"stages": WHOLE, "hlog_weight": 0.0},
+    "aura_without_local": {"stages": (GLOBAL,), "architecture": AuraConfig(local=False)},
+    "published": {"stages": (JOINT,), "network": "published"},
+}
+
+
+def main() -> None:
+    """Train what is not trained yet, judge, print, write."""
+    options = _options()
+    console = Console()
+    methods: dict[str, Method] = {"linearise": canonical_by(linearise), "upi": canonical_by(upi)}
+    for name in options.variants:
+        methods[name] = _trained(name, options, console)
+    methods["aura_released"] = _aura(None)
+    started = time.monotonic()
+
+    def tell(row: object) -> None:
+        if isinstance(row, EvaluationRow):
+            aligned = row.score.psnr_aligned
+            console.print(f"{row.file}  {row.developer}  {row.method}  {aligned:.1f} dB aligned", style="dim")
+
+    files = list_raw_files(options.data / "raw" / "validation")
+    developers = available_developers()
+    evaluation = evaluate(methods, files, developers, crop=options.crop, cache_folder=options.cache, on_row=tell)
+    console.print(as_table(evaluation))
+    content = as_json(evaluation)
+    target = write_result(
+        "ablation",
+        f"{content['protocol']} Every network but aura_released was trained by {_said(WHOLE)} (published: the joint "
+        "steps only, on the same pairs and with the same loss; without_local: no joint steps), seed "
+        f"{options.seed}, on the training scenes of AURA_DATA.",
+        content["figures"],
+        ("torch", "rawpy", "flashraw", "pillow", "lpips"),
+        developers={name: developer_version(name) for name in developers},
+        left_out=content["left_out"],
+    )
+    console.print(f"judged in {time.monotonic() - started:.0f} s; written to {target.relative_to(ROOT)}")
+
+
+def _said(stages: tuple[Stage, ...]) -> str:
+    return ", ".join(f"{stage.steps} {stage.name} steps of {stage.batch}" for stage in stages)
+
+
+def _trained(name: str, options: argparse.Namespace, console: Console) -> Method:
+    out = options.work / name
+    config = TrainConfig(
+        data=options.data,
+        out=out,
+        seed=options.seed,
+        pool_folder=options.work,
+        validate_every=150,
+        **VARIANTS[name],
+    )
+
+    def tell(progress: Progress) -> None:
+        if progress.validation_psnr_aligned is not None:
+            score, left = progress.validation_psnr_aligned, progress.seconds_left / 60
+            where = f"{progress.stage} {progress.step}/{progress.steps}"
+            console.print(f"{name}  {where}  held out {score:.2f} dB, {left:.0f} min left", style="dim")
+
+    weights = train(config, tell).weights
+    return _published(weights) if config.network == "published" else _aura(weights)
+
+
+def _aura(weights: Path | None) -> Method:
+    network = Reconstructor.load("aura", weights, device="cpu")
+    return lambda image: network.canonical(image)[0]
+
+
+def _published(weights: Path) -> Method:
+    network = PublishedInverse().eval()
+    network.load_state_dict(load_file(weights))
+
+    def invert(image: np.ndarray) -> Tensor:
+        height, width = image.shape[:2]
+        display = torch.from_numpy(image.copy()).permute(2, 0, 1)[None].float() / 255.0
+        room = (0, -width % PUBLISHED_ALIGNMENT, 0, -height % PUBLISHED_ALIGNMENT)
+        with torch.inference_mode():
+            canonical: Tensor = network(F.pad(display, room, mode="reflect"))
+        return canonical[0, :, :height, :width]
+
+    return invert
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    default_data = Path(os.environ.get("AURA_DATA", ROOT.parent / "shared" / "data"))
+    parser.add_argument("--data", type=Path, default=default_data, help="training scenes and raw/validation")
+    parser.add_argument("--work", type=Path, default=ROOT / "build" / "ablation", help="where networks are trained")
+    parser.add_argument("--cache", type=Path, default=ROOT / "build" / "developed", help="developed photographs")
+    parser.add_argument("--crop", type=int, default=1024, help="side of the centre crop that stands for the image")
+    parser.add_argument("--seed", type=int, default=0, help="of every run")
+    parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS), help="all if left out")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except AuraError as error:
+        raise SystemExit(f"ablation: {error}") from error
