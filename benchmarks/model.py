@@ -40,11 +40,11 @@ ROUNDS: Final = 5
 ROOT: Final = Path(__file__).resolve().parents[1]
 PROTOCOL: Final = (
     f"Default weights against the published U-Net (1,875,076 parameters, random weights) on one {SIDE}x{SIDE} "
-    f"photograph, both under bfloat16 autocast (and, as f32, in float32), channels_last, {THREADS} threads, allocator tuned before the process "
-    f"starts; {ROUNDS} rounds in turns after a warm-up, medians, spreads half the interquartile range; AURA with "
-    "its thumbnail and statistics. bfloat16 error: packed RAW of the camera nikon-d850 from three photographs of "
-    "scikit-image, difference to float32 in 12-bit digital numbers. Memory: largest resident size of a process of its "
-    "own that reconstructs 6000x4000 pixels in tiles, float32."
+    f"photograph, both under bfloat16 autocast (and, as f32, in float32), channels_last, {THREADS} threads, allocator "
+    f"tuned before the process starts; {ROUNDS} rounds in turns after a warm-up, medians, spreads half the "
+    "interquartile range; AURA with its thumbnail and statistics. bfloat16 error: packed RAW of the camera nikon-d850 "
+    "from three photographs of scikit-image, difference to float32 in 12-bit digital numbers. Memory: largest resident "
+    "size of a process of its own that reconstructs 6000x4000 pixels in tiles, float32."
 )
 
 

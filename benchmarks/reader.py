@@ -276,7 +276,7 @@ def _measure_again(
 
 def _measure(contender: Contender, place: str, expected: int, sent: Callable[[], int]) -> Measured:
     crops, timed, seconds, begun = 0, 0, 0.0, 0.0
-    with tempfile.TemporaryDirectory(prefix="cache") as cache:
+    with tempfile.TemporaryDirectory(prefix="cache", ignore_cleanup_errors=True) as cache:
         before, busy, fresh = sent(), _cpu_seconds(), True
         for batch in contender.read(place, Path(cache) / "of-this-reading"):
             if batch is None:
