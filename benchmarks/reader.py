@@ -138,9 +138,8 @@ def _protocol(samples: int, copies: int, rounds: int) -> str:
         "starting workers is left out; processor time is of the reading processes, all in all. In turns, "
         f"{rounds} rounds after one that is not counted (one round for who was slower than a tenth of the fastest "
         "there; a reading that failed is tried again, and every failure is listed); median, and the range as spread. "
-        "Ours: the default codec, each sample decoded once, its crops spread over a block; on disk also from the cache of "
-        "decoded samples, as "
-        "in every epoch but the first, which is what ratio_to_best_peer_local is of and "
+        "Ours: the default codec, each sample decoded once, its crops spread over a block; on disk also from the cache "
+        "of decoded samples, as in every epoch but the first, which is what ratio_to_best_peer_local is of and "
         "ratio_to_best_peer_local_first_epoch is not. Peers: uncompressed records in 64 MiB shards, by their own "
         "writers and loaders, with whatever they cache themselves. "
         + "; ".join(f"'{layout}' is {said}" for layout, said in SAID.items())
