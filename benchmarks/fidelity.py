@@ -1,4 +1,4 @@
-"""How near each inverse comes to real RAW: the table, and ``results/fidelity.json``.
+"""How near each inverse comes to real RAW: the table, ``results/fidelity.json``, and pictures in ``docs/``.
 
 Run it with ``make bench-fidelity``, or ``python benchmarks/fidelity.py --help`` for the options.
 """
@@ -10,6 +10,7 @@ import os
 import time
 from pathlib import Path
 
+from fidelity_pictures import draw_bars, draw_cases, extreme_cases
 from record import write_result
 from rich.console import Console
 
@@ -22,6 +23,7 @@ from aura.training.raw_files import list_raw_files
 from aura.unprocess import linearise, upi
 
 ROOT = Path(__file__).resolve().parents[1]
+PICTURES = ROOT / "docs"
 
 
 def main() -> None:
@@ -54,6 +56,10 @@ def main() -> None:
         left_out=content["left_out"],
         rows=content["rows"],
     )
+    if "aura" in methods:
+        PICTURES.mkdir(exist_ok=True)
+        draw_bars(evaluation, PICTURES / "fidelity.png")
+        draw_cases(extreme_cases(evaluation), files, methods, options.cache, PICTURES / "fidelity-cases.jpg")
     console.print(f"{time.monotonic() - started:.0f} s; written to {target.relative_to(ROOT)}")
 
 
