@@ -19,8 +19,29 @@ _BY_HAND = "Restore these objects from a copy, or remove what does not belong th
 
 def add_store_commands(commands: typer.Typer) -> None:
     """Register the commands of this file."""
-    for each in (versions, diff, label, verify, gc):
+    for each in (status, versions, diff, label, verify, gc):
         commands.command()(each)
+
+
+def status(
+    dataset: Dataset,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Show it anew every few seconds while a run is on.")] = False,
+) -> None:
+    """Show how far a dataset is: progress, pace, time left, rejects, who writes it, the last version.
+
+    It reads the store alone, so it works from any machine, while a run is on and after it died.
+
+    Example: aura status s3://bucket/street --watch
+    """
+    from flows.status import show_status, status_json, watch_status
+
+    if as_json:
+        say(status_json(dataset))
+    elif watch:
+        watch_status(dataset)
+    else:
+        show_status(dataset)
 
 
 def versions(

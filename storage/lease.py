@@ -69,6 +69,11 @@ class LeaseRecord:
         started = _process_started(self.process)
         return started is not None and abs(started - self.process_started) < _SAME_PROCESS_S
 
+    @property
+    def renewed(self) -> float:
+        """When the holder was last heard of, in seconds since 1970."""
+        return self.expires - DURATION_S
+
     def words(self) -> str:
         """Say who holds it and until when."""
         since, expires = (datetime.fromtimestamp(at, UTC).strftime("%H:%M:%S") for at in (self.since, self.expires))
@@ -228,6 +233,15 @@ def live_holder(dataset_url: str | Location) -> LeaseRecord | None:
         StorageError: the storage refused.
     """
     return next((record for record in _records(locate(dataset_url)) if record.is_live()), None)
+
+
+def last_holder(dataset_url: str | Location) -> LeaseRecord | None:
+    """Tell which run held the lease last without giving it back: the one that writes now, or one that died.
+
+    Raises:
+        StorageError: the storage refused.
+    """
+    return next(iter(_records(locate(dataset_url))), None)
 
 
 def _take(dataset: Location, duration_s: float) -> LeaseRecord | None:

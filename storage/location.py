@@ -11,9 +11,10 @@ import json
 import os
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,21 @@ class Entry:
 
     uri: str
     size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Dated:
+    """One object found by :meth:`Location.dated`.
+
+    Attributes:
+        name: last part of its address.
+        size: bytes.
+        modified: when it was written last, in seconds since 1970 by the storage's clock.
+    """
+
+    name: str
+    size: int
+    modified: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +193,22 @@ class Location:
         names = {path.rstrip("/").rsplit("/", 1)[-1] for path in found if path.rstrip("/") != self._path()}
         return sorted(name for name in names if not name.startswith("."))
 
+    def dated(self) -> list[Dated]:
+        """List the objects directly below with their times, sorted by name; empty if there is nothing.
+
+        Raises:
+            StorageAccessError: the credentials were refused.
+            StorageError: the storage refused otherwise.
+        """
+        try:
+            with refusals(self.url, "list"):
+                found = self._file_system().ls(self._path(), detail=True)
+        except MissingFileError:
+            return []
+        files = (info for info in found if info["type"] == "file")
+        dated = (Dated(info["name"].rsplit("/", 1)[-1], int(info["size"]), _modified(info)) for info in files)
+        return sorted((each for each in dated if not each.name.startswith(".")), key=lambda each: each.name)
+
     def walk(self) -> Iterator[Entry]:
         """Yield every object below, sorted by URI; hidden files, folders and links to folders are left out.
 
@@ -281,6 +313,12 @@ def locate(url: str | os.PathLike[str] | Location) -> Location:
     if not rest:
         raise InvalidInputError(f"{scheme}:// names no bucket; give {scheme}://bucket/prefix.")
     return Location(f"{scheme}://{rest}")
+
+
+def _modified(info: Mapping[str, Any]) -> float:
+    """Find the time of an object in what a file system says of it; each has a word of its own for that."""
+    found = next((info[word] for word in ("LastModified", "mtime", "last_modified", "created") if info.get(word)), 0.0)
+    return float(found.timestamp()) if isinstance(found, datetime) else float(found)
 
 
 def storage_options(scheme: str, *, asynchronous: bool = False) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from PIL import Image
 from flows.demo import PHOTOGRAPHS, run_demo
 from flows.run import RunSettings
 from flows.server import Server
+from storage.status import read_status
 from storage.versions import list_versions, read_version
 from tests.conftest import S3Server, wait_until
 from tests.flows.conftest import Aura, Run, small_recipe, write_photograph
@@ -236,6 +237,9 @@ def test_a_run_that_is_stopped_leaves_nothing_running_and_can_go_on(
         )
         family = psutil.Process(process.pid).children(recursive=True)
         assert any("prefect" in " ".join(member.cmdline()) for member in family)
+        running = read_status(dataset)
+        assert running.run is not None
+        assert (running.run.alive, running.run.process, running.stage) == (True, process.pid, "making shards")
         if ending == signal.SIGINT:
             os.killpg(process.pid, ending)  # as a terminal does, to the workers too
         else:
@@ -246,6 +250,8 @@ def test_a_run_that_is_stopped_leaves_nothing_running_and_can_go_on(
     assert psutil.wait_procs(family, timeout=30)[1] == []
     committed = len(list((dataset / "samples").glob("*.parquet")))
     assert 0 < committed < 40
+    stopped = read_status(dataset)
+    assert (stopped.run, stopped.shards_made) == (None, committed)
     os.environ["PREFECT_API_URL"] = server.api_url
     assert aura(*order, "--cluster", cluster) == 0
     assert read_version(dataset, 1).samples == 40
