@@ -25,6 +25,8 @@ from storage.plan import place, read_shard_plan
 DIFFERENCE_GAIN: Final = 4
 _JPEG_QUALITY: Final = 80
 _GAP_PX: Final = 4
+_NEAR_AT_LEAST: Final = 12
+_NEAR_SHARE: Final = 20  # a twentieth of the samples
 _SHEET_GREY: Final = (118, 118, 118)
 
 Pixels = npt.NDArray[np.uint8]
@@ -61,6 +63,35 @@ def choose_rows(rows: Sequence[Row], count: int, column: str = "cycle_psnr_match
         chosen.append(nearest)
         sources.add(ranked[nearest]["source_uri"])
     return [ranked[rank] for rank in sorted(chosen)]
+
+
+def choose_ends(rows: Sequence[Row], count: int, column: str = "cycle_psnr_matched_db") -> dict[str, list[Row]]:
+    """Choose the worst samples, typical ones (next to the median) and the best, each once.
+
+    The first of a group is the very worst, median or best; the others are of different sources where some are near.
+
+    Returns:
+        At most ``count`` rows under each of ``worst``, ``typical`` and ``best``, the most telling first.
+    """
+    ranked = sorted(rows, key=lambda row: (row[column] is not None, row[column] or 0.0, row["index"]))
+    places = range(len(ranked))
+    orders = {
+        "worst": list(places),
+        "typical": sorted(places, key=lambda place: abs(2 * place + 1 - len(ranked))),
+        "best": list(reversed(places)),
+    }
+    near = max(_NEAR_AT_LEAST, len(ranked) // _NEAR_SHARE)
+    chosen: dict[str, list[Row]] = {name: [] for name in orders}
+    taken: set[int] = set()
+    for _ in range(count):
+        for name in ("worst", "best", "typical"):
+            sources = {row["source_uri"] for row in chosen[name]}
+            free = [place for place in orders[name] if place not in taken][:near]
+            fresh = [place for place in free if ranked[place]["source_uri"] not in sources]
+            for place in (fresh or free)[:1]:
+                taken.add(place)
+                chosen[name].append(ranked[place])
+    return chosen
 
 
 def triptychs(dataset: Dataset, rows: Iterable[Row]) -> list[Triptych]:

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import numpy as np
@@ -186,13 +187,45 @@ def figure(value: float, unit: str) -> str:
     return f"{value:.2f} {unit}" if unit else f"{value:.4f}"
 
 
+@dataclass(frozen=True)
+class GateCheck:
+    """One of the recipe's gates, held against what was found.
+
+    Attributes:
+        gate: its name in the recipe.
+        wanted: what it asks for, in words.
+        found: what there is, in words.
+        passed: whether it holds.
+        failure: what is wrong and by how much; empty if it holds.
+    """
+
+    gate: str
+    wanted: str
+    found: str
+    passed: bool
+    failure: str
+
+
+def check_gates(quality: Quality, gates: Gates) -> list[GateCheck]:
+    """Hold the quality against each gate that asks for something."""
+    least, most = partial(_least, quality), partial(_most, quality)
+    checks = (
+        least("min_cycle_psnr_matched", "cycle_psnr_matched_db", gates.min_cycle_psnr_matched, " dB"),
+        least("min_cycle_psnr", "cycle_psnr_db", gates.min_cycle_psnr, " dB"),
+        least("min_cycle_ssim", "cycle_ssim", gates.min_cycle_ssim, ""),
+        most("max_cycle_lpips", "cycle_lpips", gates.max_cycle_lpips),
+        _fewest_rejects(quality, gates.max_reject_fraction),
+    )
+    return [check for check in checks if check is not None]
+
+
 def require_gates(quality: Quality, gates: Gates) -> None:
     """Hold the quality against the recipe's gates.
 
     Raises:
         GateError: at least one failed; the message says which, and by how much.
     """
-    failures = list(_failures(quality, gates))
+    failures = [check.failure for check in check_gates(quality, gates) if not check.passed]
     if failures:
         raise GateError(
             f"The dataset is not published: {'; '.join(failures)}. Look at the rejects and the worst samples, "
@@ -200,29 +233,37 @@ def require_gates(quality: Quality, gates: Gates) -> None:
         )
 
 
-def _failures(quality: Quality, gates: Gates) -> Iterable[str]:
-    at_least = {
-        "min_cycle_psnr_matched": ("cycle_psnr_matched_db", gates.min_cycle_psnr_matched, " dB"),
-        "min_cycle_psnr": ("cycle_psnr_db", gates.min_cycle_psnr, " dB"),
-        "min_cycle_ssim": ("cycle_ssim", gates.min_cycle_ssim, ""),
-    }
-    for gate, (column, least, unit) in at_least.items():
-        mean = quality.mean(column)
-        if least is not None and (mean is None or mean < least):
-            found = "nothing was measured" if mean is None else f"mean {mean:.3f}{unit}, {least - mean:.3f}{unit} short"
-            yield f"gate {gate} asks for {least:g}{unit}: {found}"
-    distance = quality.mean("cycle_lpips")
-    if gates.max_cycle_lpips is not None and (distance is None or distance > gates.max_cycle_lpips):
-        most = gates.max_cycle_lpips
-        found = "nothing was measured" if distance is None else f"mean {distance:.3f}, {distance - most:.3f} over"
-        yield f"gate max_cycle_lpips allows {most:g}: {found}"
-    share = quality.reject_fraction
-    if gates.max_reject_fraction is not None and share > gates.max_reject_fraction:
-        rejected = sum(quality.rejected_sources.values())
-        yield (
-            f"gate max_reject_fraction allows {gates.max_reject_fraction:.1%}: {rejected} of {quality.sources} "
-            f"sources were rejected, {share:.1%}, {share - gates.max_reject_fraction:.1%} over"
-        )
+def _least(quality: Quality, gate: str, column: str, least: float | None, unit: str) -> GateCheck | None:
+    if least is None:
+        return None
+    mean = quality.mean(column)
+    found = "nothing was measured" if mean is None else f"mean {mean:.3f}{unit}"
+    passed = mean is not None and mean >= least
+    short = "" if mean is None else f", {least - mean:.3f}{unit} short"
+    failure = "" if passed else f"gate {gate} asks for {least:g}{unit}: {found}{short}"
+    return GateCheck(gate, f"at least {least:g}{unit}", found, passed, failure)
+
+
+def _most(quality: Quality, gate: str, column: str, most: float | None) -> GateCheck | None:
+    if most is None:
+        return None
+    mean = quality.mean(column)
+    found = "nothing was measured" if mean is None else f"mean {mean:.3f}"
+    passed = mean is not None and mean <= most
+    over = "" if mean is None else f", {mean - most:.3f} over"
+    return GateCheck(
+        gate, f"at most {most:g}", found, passed, "" if passed else f"gate {gate} allows {most:g}: {found}{over}"
+    )
+
+
+def _fewest_rejects(quality: Quality, most: float | None) -> GateCheck | None:
+    if most is None:
+        return None
+    share, rejected = quality.reject_fraction, sum(quality.rejected_sources.values())
+    found = f"{rejected} of {quality.sources} sources were rejected, {share:.1%}"
+    passed = share <= most
+    failure = f"gate max_reject_fraction allows {most:.1%}: {found}, {share - most:.1%} over"
+    return GateCheck("max_reject_fraction", f"at most {most:.1%}", found, passed, "" if passed else failure)
 
 
 def _worst(distribution: Distribution) -> str:
