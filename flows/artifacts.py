@@ -1,13 +1,18 @@
 """What a run leaves in the Prefect UI: progress that moves, quality figures, a contact sheet, a summary."""
 
+import os
 import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Final
+from urllib.parse import quote, urlsplit
 from uuid import UUID
 
+from prefect import get_run_logger
 from prefect.artifacts import (
+    create_link_artifact,
     create_markdown_artifact,
     create_progress_artifact,
     create_table_artifact,
@@ -15,9 +20,12 @@ from prefect.artifacts import (
 )
 
 from flows.pictures import DIFFERENCE_GAIN, Triptych, caption, contact_sheet, data_uri
-from flows.quality import Quality, quality_row
+from flows.quality import GateCheck, Quality, quality_row
+from flows.report_facts import Reject
+from flows.shard import ShardReport
 
 _UPDATE_EVERY_S: Final = 1.0
+_LOG_EVERY_S: Final = 30.0
 _SHEET_SIDE_PX: Final = 200
 _SHEET_COLUMNS: Final = "source | synthesized RAW, rendered | difference, exposure and tone matched"
 
@@ -30,11 +38,20 @@ def artifact_key(kind: str, dataset_url: str) -> str:
 
 @dataclass
 class ProgressArtifact:
-    """A progress bar in the UI, moved at most once a second so that the server is not kept busy by it."""
+    """A progress bar in the UI, moved at most once a second so that the server is not kept busy by it.
+
+    Its words, which also go to the run's log twice a minute, say what is made, how fast, and when it will be done.
+    """
 
     artifact_id: UUID
     total: int
-    _moved_at: float = field(default=0.0)
+    made_before: int
+    _samples: int = 0
+    _rejects: int = 0
+    _pixels: int = 0
+    _started_at: float = field(default_factory=time.monotonic)
+    _moved_at: float = 0.0
+    _logged_at: float = field(default_factory=time.monotonic)
 
     @classmethod
     def start(cls, dataset_url: str, total: int, done: int) -> "ProgressArtifact":
@@ -42,18 +59,43 @@ class ProgressArtifact:
         artifact_id = create_progress_artifact(
             progress=_percent(done, total),
             key=artifact_key("progress", dataset_url),
-            description=_progress_text(done, total),
+            description=f"{done} of {total} shards committed",
         )
-        return cls(artifact_id, total)  # type: ignore[arg-type]  # the call is synchronous here and gives the id
+        return cls(artifact_id, total, done)  # type: ignore[arg-type]  # the call is synchronous and gives the id
 
-    def move(self, done: int) -> None:
-        """Show that ``done`` shards are committed."""
-        if done < self.total and time.monotonic() - self._moved_at < _UPDATE_EVERY_S:
+    def move(self, done: int, report: ShardReport) -> None:
+        """Show that ``done`` shards are committed, the last of them as reported."""
+        self._samples += report.samples
+        self._rejects += report.rejects
+        self._pixels += report.pixels
+        now = time.monotonic()
+        if done < self.total and now - self._moved_at < _UPDATE_EVERY_S:
             return
-        self._moved_at = time.monotonic()
-        update_progress_artifact(
-            self.artifact_id, progress=_percent(done, self.total), description=_progress_text(done, self.total)
+        self._moved_at = now
+        said = self._words(done, now - self._started_at)
+        update_progress_artifact(self.artifact_id, progress=_percent(done, self.total), description=said)
+        if now - self._logged_at >= _LOG_EVERY_S or done == self.total:
+            self._logged_at = now
+            get_run_logger().info("%s", said)
+
+    def _words(self, done: int, seconds: float) -> str:
+        rate = self._pixels / 1e6 / max(seconds, 1e-3)
+        said = (
+            f"{done:,} of {self.total:,} shards committed; this run: {self._samples:,} samples, "
+            f"{self._rejects:,} rejected, {rate:.2f} megapixels of RAW a second"
         )
+        if done == self.total:
+            return said
+        left = (self.total - done) * seconds / max(1, done - self.made_before)
+        return f"{said}, about {duration(left)} left"
+
+
+def duration(seconds: float) -> str:
+    """Say a time as people do: ``40 s``, ``12 min``, ``3 h 05 min``."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 def leave_quality(dataset_url: str, quality: Quality) -> None:
@@ -65,13 +107,77 @@ def leave_quality(dataset_url: str, quality: Quality) -> None:
     )
 
 
+def leave_gates(dataset_url: str, checks: Sequence[GateCheck]) -> None:
+    """Leave a table of the recipe's gates, each with what it asks for and what was found."""
+    rows = [
+        {"gate": check.gate, "holds": "yes" if check.passed else "NO", "asks for": check.wanted, "found": check.found}
+        for check in checks
+    ]
+    failed = sum(not check.passed for check in checks)
+    said = f"{failed} of {len(checks)} gates fail; nothing is published" if failed else f"All {len(checks)} gates hold"
+    create_table_artifact(
+        table=rows or [{"gate": "none", "holds": "-", "asks for": "-", "found": "-"}],
+        key=artifact_key("gates", dataset_url),
+        description=f"{said}: {dataset_url}." if checks else f"The recipe of {dataset_url} has no gates.",
+    )
+
+
+def leave_rejects(dataset_url: str, rejects: Sequence[Reject], sources: int) -> None:
+    """Leave a table of the reasons why files gave no sample, with examples of each."""
+    rows = [
+        {
+            "reason": reject.reason if place == 0 else "",
+            "files": str(reject.count) if place == 0 else "",
+            "example": uri,
+            "what was found": detail,
+        }
+        for reject in rejects
+        for place, (uri, detail) in enumerate(reject.examples.items())
+    ]
+    rejected = sum(reject.count for reject in rejects)
+    create_table_artifact(
+        table=rows or [{"reason": "none", "files": "0", "example": "-", "what was found": "-"}],
+        key=artifact_key("rejects", dataset_url),
+        description=f"{rejected} of {sources} files of the corpus gave no sample of {dataset_url}.",
+    )
+
+
+def leave_report(dataset_url: str, report_url: str, version: int) -> None:
+    """Leave a link to the report of a version."""
+    create_link_artifact(
+        link=web_address(report_url),
+        link_text=f"Report of version {version}",
+        key=artifact_key("report", dataset_url),
+        description=f"Pictures, quality, noise, cameras and rejects of version {version}, in one page: {report_url}. "
+        f"Where the link needs a login: aura report {dataset_url} --version {version}",
+    )
+
+
+def web_address(url: str) -> str:
+    """Return where a browser finds an object: of S3 at the configured endpoint, of a disk as ``file://``."""
+    parts = urlsplit(url)
+    if parts.scheme == "s3":
+        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+        path = quote(parts.path)
+        if endpoint:
+            place = urlsplit(endpoint)  # without what someone may have put before the host's name
+            return f"{place.scheme}://{place.netloc.rpartition('@')[2]}{place.path.rstrip('/')}/{parts.netloc}{path}"
+        return f"https://{parts.netloc}.s3.amazonaws.com{path}"
+    return url if parts.scheme else Path(url).as_uri()
+
+
+def plain(text: str) -> str:
+    """Write a name so that Markdown shows it as it is, whatever it holds."""
+    return re.sub(r"([\\`*_{}\[\]()<>#+!|~&-])", r"\\\1", text).replace("\n", " ")
+
+
 def leave_contact_sheet(dataset_url: str, pictured: Sequence[Triptych]) -> None:
     """Leave a picture of some samples; it lies in the artifact itself, so the UI needs nothing else to show it."""
     picture = data_uri(contact_sheet(pictured, _SHEET_SIDE_PX), max_side=4096)
     lines = [
         f"### {_SHEET_COLUMNS} (x{DIFFERENCE_GAIN})",
         f"![From the worst to the best sample, each row: {_SHEET_COLUMNS}]({picture})",
-        *(f"{place}. {caption(sample)}" for place, sample in enumerate(pictured, 1)),
+        *(f"{place}. {plain(caption(sample))}" for place, sample in enumerate(pictured, 1)),
     ]
     create_markdown_artifact(
         markdown="\n\n".join(lines),
@@ -105,7 +211,3 @@ def leave_summary(dataset_url: str, facts: Mapping[str, str], rejected: Mapping[
 
 def _percent(done: int, total: int) -> float:
     return 100.0 * done / total if total else 100.0
-
-
-def _progress_text(done: int, total: int) -> str:
-    return f"{done} of {total} shards committed"

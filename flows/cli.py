@@ -92,6 +92,10 @@ def synthesize(
     column: Annotated[
         str | None, typer.Option(help="Column of images or URIs in Parquet and CSV; found if left out.")
     ] = None,
+    annotations: Annotated[
+        str | None,
+        typer.Option(help="Boxes and masks of the photographs: a COCO .json file, or a folder of YOLO's .txt files."),
+    ] = None,
     setting: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="FIELD=VALUE", help="Any other recipe field, such as --set limits.min_side=64."),
@@ -139,6 +143,7 @@ def synthesize(
         "seed": seed,
         "gates.min_cycle_psnr_matched": min_psnr,
         "gates.max_reject_fraction": max_rejects,
+        "annotations.source": annotations,
     }
     given = {name: value for name, value in options.items() if value is not None}
     from storage.recipe import load_recipe

@@ -50,7 +50,7 @@ def synthesize(dataset: Dataset, lease: Lease, weights: str | None, in_flight: i
         reports.append(outcome)
         done = total - len(missing) + len(reports)
         with held_back():
-            bar.move(done)
+            bar.move(done, outcome)
             report_progress("synthesize", done, total)
     _raise_failures(failures, len(missing) - len(reports))
     return reports

@@ -52,7 +52,7 @@ def coco(
 ) -> None:
     """Write a COCO dataset: images/NNNNNNNN.png, and instances.json with all that is known of each in its "raw".
 
-    Samples carry no labels yet: annotations are empty.
+    Boxes, categories and masks of the version's annotations come along, in pixels of each image.
 
     Example: aura export coco s3://bucket/street street-coco --images rendered
     """
@@ -62,7 +62,7 @@ def coco(
         made = export_coco(
             dataset, target, _version(version), lambda done, total: listener("samples", done, total), images
         )
-    say(f"{made.samples} images written, without annotations.")
+    say(f"{made.samples} images written, with {made.annotations} annotations.")
     say_pairs(
         {
             "images": f"{made.place}/images",

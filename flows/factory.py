@@ -6,7 +6,7 @@ and publishes the next version. A lease on the dataset keeps a second run out.
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Final
 
@@ -18,16 +18,26 @@ from pydantic import AfterValidator
 
 from aura.errors import InvalidInputError
 from aura.sensor.profile import SensorProfile
-from flows.artifacts import leave_contact_sheet, leave_quality, leave_summary
+from flows.artifacts import (
+    leave_contact_sheet,
+    leave_gates,
+    leave_quality,
+    leave_rejects,
+    leave_report,
+    leave_summary,
+)
 from flows.checks import Checked, check
 from flows.corpus_parts import on_workers
 from flows.dispatch import synthesize
 from flows.pictures import choose_rows, triptychs
 from flows.progress import report as report_progress
-from flows.quality import Quality, measure_quality, require_gates
+from flows.quality import GateCheck, Quality, check_gates, figure, measure_quality, require_gates
+from flows.reading_code import reading_example
 from flows.report import report_path, write_report
+from flows.report_facts import rejects_of
 from flows.runner import build_runner, configured_cluster
 from flows.shard import ShardReport
+from storage.annotating import annotate, keep_annotations
 from storage.dataset import Dataset, complete_group, create_or_open, find_dataset, grow
 from storage.growth import (
     REMOVED,
@@ -47,7 +57,7 @@ from storage.ingest import ingest
 from storage.lease import Lease, hold
 from storage.location import locate
 from storage.plan import PlanSummary, plan_shards, write_plan
-from storage.recipe import Gates, Recipe
+from storage.recipe import AnnotationSource, Gates, Recipe
 from storage.versions import Version, list_versions, publish, read_version
 
 _PICTURED_SAMPLES: Final = 6
@@ -164,7 +174,7 @@ def factory(
         index = current_index(made)
         quality = evaluate(made, index, recipe.gates)
         lease.require()
-        published = publish_dataset(made, quality, index, tag)
+        published = publish_dataset(made, quality, index, recipe, tag)
     result = _result(made, quality, published, reports, time.perf_counter() - started, changes)
     _summarise(result)
     return result
@@ -250,34 +260,49 @@ def evaluate(dataset: Dataset, index: pa.Table, gates: Gates) -> Quality:
     """Gather the quality, show it, and hold it against the gates of this run's recipe."""
     quality = measure_quality(dataset, index, dataset.committed_shards())
     url = dataset.location.url
+    checks = check_gates(quality, gates)
     leave_quality(url, quality)
+    leave_gates(url, checks)
+    leave_rejects(url, rejects_of(quality, index), quality.sources)
     if quality.samples.num_rows:
         chosen = choose_rows(quality.samples.to_pylist(), _PICTURED_SAMPLES)
         leave_contact_sheet(url, triptychs(dataset, chosen))
+    _log_quality(quality, checks)
     require_gates(quality, gates)
     return quality
 
 
+def _log_quality(quality: Quality, checks: Sequence[GateCheck]) -> None:
+    said, rejects = get_run_logger().info, quality.rejected_sources
+    reasons = ", ".join(f"{reason} {count}" for reason, count in rejects.items()) or "none"
+    said("%d of %d files rejected: %s", sum(rejects.values()), quality.sources, reasons)
+    for each in quality.distributions:
+        said("%s of %d samples: mean %s", each.measure.title, each.values.size, figure(each.mean, each.measure.unit))
+    for gate in checks:
+        said("Gate %s %s: %s (%s)", gate.gate, "holds" if gate.passed else "FAILS", gate.wanted, gate.found)
+
+
 @task(name="publish", cache_policy=NO_CACHE, persist_result=False)
-def publish_dataset(dataset: Dataset, quality: Quality, index: pa.Table, tag: str | None) -> tuple[int, str]:
+def publish_dataset(
+    dataset: Dataset, quality: Quality, index: pa.Table, recipe: Recipe, tag: str | None
+) -> tuple[int, str]:
     """Publish a version unless the latest one holds the same, and write its report; number and report's place."""
-    number = publish(dataset, tag, gone_sources(dataset))
+    labels = None if recipe.annotations is None else _annotate(dataset, index, recipe.annotations)
+    number = publish(dataset, tag, gone_sources(dataset), labels)
     get_run_logger().info("Version %d published", number)
-    return number, write_report(dataset, number, quality, index, reading_example(dataset.location.url, number))
+    report_url = write_report(dataset, number, quality, index, recipe.gates)
+    leave_report(dataset.location.url, report_url, number)
+    get_run_logger().info("Report: %s", report_url)
+    return number, report_url
 
 
-def reading_example(dataset_url: str, version: int) -> str:
-    """Code that reads a version in training."""
-    return "\n".join(
-        (
-            "from torch.utils.data import DataLoader",
-            "from storage.reading import RawDataset",
-            "",
-            f"dataset = RawDataset({dataset_url!r}, version={version})",
-            "for batch in DataLoader(dataset, batch_size=8, num_workers=2):",
-            '    raw = batch["raw"]  # float32 [8, 4, h, w]: R, Gr, Gb, B; 0 = black, 1 = saturation',
-        )
-    )
+def _annotate(dataset: Dataset, index: pa.Table, source: AnnotationSource) -> str:
+    """Make labels of the photographs' annotations and store them; gives the digest to publish them by."""
+    said, found = get_run_logger().info, annotate(dataset, index, source)
+    said("%d objects in samples of %d annotated photographs", found.objects, found.photographs)
+    for reason, count in found.left_out.items():
+        said("Annotations left out: %d, %s", count, reason)
+    return keep_annotations(dataset, found.labels)
 
 
 def _with_profile_names(plan: pa.Table, profiles: Mapping[str, SensorProfile]) -> pa.Table:

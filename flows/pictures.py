@@ -74,11 +74,11 @@ def choose_ends(rows: Sequence[Row], count: int, column: str = "cycle_psnr_match
         At most ``count`` rows under each of ``worst``, ``typical`` and ``best``, the most telling first.
     """
     ranked = sorted(rows, key=lambda row: (row[column] is not None, row[column] or 0.0, row["index"]))
-    places = range(len(ranked))
+    ranks = range(len(ranked))
     orders = {
-        "worst": list(places),
-        "typical": sorted(places, key=lambda place: abs(2 * place + 1 - len(ranked))),
-        "best": list(reversed(places)),
+        "worst": list(ranks),
+        "typical": sorted(ranks, key=lambda rank: abs(2 * rank + 1 - len(ranked))),
+        "best": list(reversed(ranks)),
     }
     near = max(_NEAR_AT_LEAST, len(ranked) // _NEAR_SHARE)
     chosen: dict[str, list[Row]] = {name: [] for name in orders}
@@ -86,11 +86,11 @@ def choose_ends(rows: Sequence[Row], count: int, column: str = "cycle_psnr_match
     for _ in range(count):
         for name in ("worst", "best", "typical"):
             sources = {row["source_uri"] for row in chosen[name]}
-            free = [place for place in orders[name] if place not in taken][:near]
-            fresh = [place for place in free if ranked[place]["source_uri"] not in sources]
-            for place in (fresh or free)[:1]:
-                taken.add(place)
-                chosen[name].append(ranked[place])
+            free = [rank for rank in orders[name] if rank not in taken][:near]
+            fresh = [rank for rank in free if ranked[rank]["source_uri"] not in sources]
+            for rank in (fresh or free)[:1]:
+                taken.add(rank)
+                chosen[name].append(ranked[rank])
     return chosen
 
 

@@ -1,6 +1,7 @@
 """One HTML page about a version of a dataset: it needs no other file, no script and no network to be read."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Final
 
@@ -9,7 +10,7 @@ import pyarrow as pa
 import yaml
 
 from flows.pictures import DIFFERENCE_GAIN, Triptych, choose_ends, triptychs
-from flows.quality import Quality, check_gates, quality_row
+from flows.quality import Quality, check_gates, measure_quality, quality_row
 from flows.reading_code import reading_examples
 from flows.report_charts import histogram, noise_scatter, used_stops
 from flows.report_facts import (
@@ -24,8 +25,10 @@ from flows.report_facts import (
 )
 from flows.retakes import Retakes, retakes
 from storage.dataset import Dataset
+from storage.growth import current_index
 from storage.recipe import Gates
 from storage.sealed import seal_page
+from storage.versions import read_version
 
 _PICTURED_OF_EACH: Final = 3
 _LARGEST_CROP: Final = 128
@@ -59,6 +62,23 @@ def write_report(dataset: Dataset, version: int, quality: Quality, index: pa.Tab
     location = dataset.location.join(*report_path(version).split("/"))
     location.write(seal_page(page))
     return location.url
+
+
+def fetch_report(dataset: Dataset, version: int) -> bytes:
+    """Return the page of a published version, made now if nobody has: a version may be one of new labels alone.
+
+    Raises:
+        MissingFileError: there is no such version.
+        StorageError: the storage refused.
+    """
+    location = dataset.location.join(*report_path(version).split("/"))
+    if not location.exists():
+        published = read_version(dataset.location, version)
+        held = replace(dataset, version=version, listings=published.listing)
+        index = current_index(held)
+        quality = measure_quality(held, index, [shard.shard for shard in published.shards])
+        write_report(held, version, quality, index, dataset.recipe.gates)
+    return location.read()
 
 
 def build_report(

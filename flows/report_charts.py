@@ -18,6 +18,12 @@ _TICKS: Final = 5
 _TICK_GAP: Final = 12.0  # of 100; closer ones would touch on a phone
 _POINTS_PER_CAMERA: Final = 300
 _MIDDLE_GREY: Final = 0.18
+_NOISE_COLUMNS: Final = (
+    "noise_system_gain_dn_per_electron",
+    "noise_read_sigma_dn",
+    "noise_row_sigma_dn",
+    "noise_quantisation_step_dn",
+)
 _ISO_STOPS: Final = tuple(100 * 2**stop for stop in range(-2, 12))
 
 Values = npt.NDArray[np.float64]
@@ -169,12 +175,13 @@ def noise_scatter(samples: pa.Table) -> Scatter | None:
 
 def noise_share(samples: pa.Table, signal: float) -> Values:
     """Standard deviation of each sample's noise at a signal, both as shares of saturation."""
-    columns = {name: samples[name].to_numpy().astype(np.float64) for name in samples.column_names if _is_noise(name)}
+    columns = {name: samples[name].to_numpy().astype(np.float64) for name in _NOISE_COLUMNS}
     span_dn = _mean_of_planes(samples["white_level_dn"]) - _mean_of_planes(samples["black_level_dn"])
     variance_dn2 = (
         columns["noise_system_gain_dn_per_electron"] * signal * span_dn
         + columns["noise_read_sigma_dn"] ** 2
         + columns["noise_row_sigma_dn"] ** 2
+        + columns["noise_quantisation_step_dn"] ** 2 / 12
     )
     return np.asarray(np.sqrt(variance_dn2) / span_dn)
 
@@ -190,10 +197,6 @@ def plane_means(column: pa.ChunkedArray, planes: Sequence[int]) -> Values:
     """Mean over some planes of a column that holds a list for each sample."""
     values = pc.list_flatten(column).to_numpy().reshape(len(column), -1)
     return np.asarray(values[:, list(planes)].mean(axis=1), np.float64)
-
-
-def _is_noise(name: str) -> bool:
-    return name in {"noise_system_gain_dn_per_electron", "noise_read_sigma_dn", "noise_row_sigma_dn"}
 
 
 def _mean_of_planes(column: pa.ChunkedArray) -> Values:

@@ -2,7 +2,7 @@
 # ruff: noqa: PLC0415 -- imports of a command happen when it runs, so that help is there at once
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -19,7 +19,7 @@ _BY_HAND = "Restore these objects from a copy, or remove what does not belong th
 
 def add_store_commands(commands: typer.Typer) -> None:
     """Register the commands of this file."""
-    for each in (status, versions, diff, label, verify, gc):
+    for each in (status, versions, diff, label, annotate, report, verify, gc):
         commands.command()(each)
 
 
@@ -114,10 +114,11 @@ def label(
     """Give the samples labels: a new version with the same shards, none of which is rewritten.
 
     Every other column is a label. Labels of a photograph (source_uri) go to each of its samples. The new labels
-    replace all older ones; older versions keep theirs.
+    replace all older ones but boxes and masks (see aura annotate); older versions keep theirs.
 
     Example: aura label s3://bucket/street scenes.csv --tag with-scenes
     """
+    from storage.annotating import with_annotations
     from storage.dataset import open_dataset
     from storage.growth import gone_sources
     from storage.labels import match_labels, read_label_table, write_labels
@@ -126,11 +127,79 @@ def label(
 
     with hold(dataset) as lease:
         opened = open_dataset(dataset)
-        labels = match_labels(opened, read_label_table(table))
+        labels = with_annotations(opened, match_labels(opened, read_label_table(table)))
         lease.require()
         digest = write_labels(opened, labels)
         number = publish(opened, tag, gone_sources(opened), digest)
     say(f"Version {number} of {opened.location.url}: {labels.num_rows} samples labelled by {table.name}.")
+
+
+def annotate(
+    dataset: Dataset,
+    source: Annotated[str, typer.Argument(help="A COCO .json file, or a folder of YOLO's .txt files.")],
+    min_area: Annotated[
+        float, typer.Option(help="Keep a box that a tile cuts if at least this share of its area is left.")
+    ] = 0.25,
+    frame: Annotated[
+        Literal["auto", "upright", "stored"],
+        typer.Option(help="Pixels the boxes were drawn on: after the EXIF orientation, before it, or as sizes tell."),
+    ] = "auto",
+    tag: Annotated[str | None, typer.Option(help="A name for the version that is published.")] = None,
+) -> None:
+    """Give the samples their photographs' boxes and masks: a new version with the same shards.
+
+    Boxes are turned, cut and scaled to the pixels of each sample's mosaic. Run it again with mended annotations for
+    the next version; older ones keep theirs. A recipe with annotations does this by itself in each run.
+
+    Example: aura annotate s3://bucket/street instances.json --min-area 0.3
+    """
+    from storage.annotating import annotate as annotate_samples
+    from storage.annotating import keep_annotations
+    from storage.dataset import open_dataset
+    from storage.growth import current_index, gone_sources
+    from storage.lease import hold
+    from storage.recipe import AnnotationSource
+    from storage.versions import publish
+
+    with hold(dataset) as lease:
+        opened = open_dataset(dataset)
+        wanted = AnnotationSource(source=source, min_area=min_area, frame=frame)
+        found = annotate_samples(opened, current_index(opened), wanted)
+        lease.require()
+        number = publish(opened, tag, gone_sources(opened), keep_annotations(opened, found.labels))
+    say(f"Version {number} of {opened.location.url}: {found.objects} objects in {found.labels.num_rows} samples.")
+    for reason, count in found.left_out.items():
+        say(f"Left out: {count}, {reason}.")
+    say_pairs({"next": f"{command()} export coco {dataset} OUT --version {number}"})
+
+
+def report(
+    dataset: Dataset,
+    version: Annotated[str | None, typer.Option(help="A version, by number or tag; the newest if left out.")] = None,
+    out: Annotated[Path | None, typer.Option(help="File to write the page to.")] = None,
+    show: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
+) -> None:
+    """Fetch the HTML report of a version: quality, pictures, noise, cameras, rejects, provenance.
+
+    The page lies in the dataset (reports/000001.html) and needs neither a script nor the network.
+
+    Example: aura report s3://bucket/street --open
+    """
+    import webbrowser
+
+    from flows.report import fetch_report
+    from storage.dataset import open_dataset
+    from storage.versions import resolve_version
+
+    opened = open_dataset(dataset)
+    number = resolve_version(opened.location, version)
+    page = fetch_report(opened, number)
+    file = out or Path(f"{opened.location.name}-{number:06d}.html")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(page)
+    say_pairs({"report": f"{file.resolve().as_uri()} ({len(page) / 1e6:.1f} MB)"})
+    if show:
+        webbrowser.open(file.resolve().as_uri())
 
 
 def verify(

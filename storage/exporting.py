@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import tarfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
@@ -19,6 +19,8 @@ from aura.bayer import unpack
 from aura.errors import DatasetConflictError
 from aura.isp import render
 from aura.sensor.simulate import normalise_raw
+from storage.annotating import COLUMN
+from storage.boxes import decode_mask
 from storage.dataset import Dataset
 from storage.frames import FrameReader
 from storage.labels import read_labels
@@ -43,11 +45,13 @@ class Exported:
         place: where it lies.
         samples: how many samples.
         objects: how many files.
+        annotations: how many boxes.
     """
 
     place: str
     samples: int
     objects: int
+    annotations: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,8 +116,9 @@ def export_coco(
 
     ``mosaic`` images are 16-bit grey PNG of the Bayer mosaic's DN, ``rendered`` ones 8-bit sRGB by the reference
     renderer (:func:`aura.isp.render`); both of the valid area alone. Each entry of ``images`` also has ``raw``: the
-    sample's row, with CFA pattern, levels, noise, source, and ``labels`` where the version has some for it. Boxes are
-    not known as such yet, so ``annotations`` is empty.
+    sample's row, with CFA pattern, levels, noise, source, and ``labels`` where the version has some for it. The
+    version's annotations (:mod:`storage.annotating`) become ``annotations`` in pixels of the image, with masks as
+    run-length encodings; a sample of a photograph that nobody annotated says ``"annotated": false``.
 
     Args:
         dataset_url: the dataset.
@@ -131,12 +136,25 @@ def export_coco(
     chosen = choose_version(dataset_url, version)
     dataset, total = chosen.dataset, load_samples(chosen).num_rows
     entries: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    categories: dict[int, str] = {}
     for sample in _read(chosen, _labels(dataset)):
         name = f"{sample.key}.png"
         target.join("images", name).write(_png(sample, images))
         height, width = 2 * sample.raw.shape[1], 2 * sample.raw.shape[2]
+        found = sample.row.get("labels", {}).pop(COLUMN, None)
+        categories |= {each["category_id"]: each["category"] for each in found or []}
+        own = _coco_objects(sample.row["index"], found or [], first_id=len(annotations) + 1)
+        annotations += own
         entries.append(
-            {"id": sample.row["index"], "file_name": name, "height": height, "width": width, "raw": sample.row}
+            {
+                "id": sample.row["index"],
+                "file_name": name,
+                "height": height,
+                "width": width,
+                "annotated": found is not None,
+                "raw": sample.row,
+            }
         )
         on_progress(len(entries), total)
     document = {
@@ -146,11 +164,31 @@ def export_coco(
         },
         "licenses": [],
         "images": entries,
-        "annotations": [],
-        "categories": [],
+        "annotations": annotations,
+        "categories": [{"id": number, "name": categories[number]} for number in sorted(categories)],
     }
     target.join(_COCO_NAME).write(json.dumps(document, sort_keys=True).encode())  # last: it says the export is whole
-    return Exported(target.url, len(entries), len(entries) + 1)
+    return Exported(target.url, len(entries), len(entries) + 1, len(annotations))
+
+
+def _coco_objects(image: int, objects: Sequence[Mapping[str, Any]], first_id: int) -> list[dict[str, Any]]:
+    """Write a sample's annotations as COCO does; ids count up, since an object may lie in several samples."""
+    written = []
+    for number, each in enumerate(objects, first_id):
+        box = [each["left_px"], each["top_px"], each["width_px"], each["height_px"]]
+        mask = each["mask"]
+        entry = {
+            "id": number,
+            "image_id": image,
+            "category_id": each["category_id"],
+            "bbox": box,
+            "area": box[2] * box[3] if mask is None else float(decode_mask(mask).sum()),
+            "iscrowd": int(each["is_crowd"]),
+            "visible_fraction": each["visible_fraction"],
+            "source_annotation_id": each["annotation_id"],
+        }
+        written.append(entry if mask is None else entry | {"segmentation": mask})
+    return written
 
 
 def _require_empty(target: Location) -> Location:

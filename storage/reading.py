@@ -13,12 +13,15 @@ import pyarrow as pa
 import torch
 
 from aura.errors import InvalidInputError
+from storage.annotating import annotations_of
 from storage.crops import Cutter, Cutting, Frame
 from storage.frames import FrameReader
+from storage.labels import read_labels
 from storage.location import Location
 from storage.refusals import refusals
 from storage.sample_columns import VersionName, as_columns, choose_version, load_samples
 from storage.transport import TransportName
+from storage.versions import read_version
 
 Sample = dict[str, Any]
 Transform = Callable[[Sample], Any]
@@ -105,6 +108,7 @@ class RawDataset(torch.utils.data.Dataset[Any]):
         self._cutter = Cutter(self.columns, [self.dataset], self._cutting, seed)
         self._transport: TransportName = transport
         self._handles: _Handles | None = None
+        self._annotations: dict[str, list[dict[str, Any]]] | None = None
 
     def __len__(self) -> int:
         return int(self.table.num_rows)
@@ -155,6 +159,23 @@ class RawDataset(torch.utils.data.Dataset[Any]):
             IndexError: there is no such sample.
         """
         return self.columns.facts(self._place(item))
+
+    def annotations(self, item: int) -> list[dict[str, Any]] | None:
+        """Return the objects in a whole sample, each as :data:`storage.annotating.ANNOTATION` describes it.
+
+        Boxes and masks are in pixels of the mosaic, twice those of ``raw``; None means that nobody annotated the
+        photograph, an empty list that nothing was found in it. Labels are read once, with the first call.
+
+        Raises:
+            IndexError: there is no such sample.
+            StorageError: the storage refused.
+        """
+        place = self._place(item)
+        if self._annotations is None:
+            number = self.dataset.version
+            version = None if number is None else read_version(self.dataset.location, number)
+            self._annotations = annotations_of(None if version is None else read_labels(self.dataset, version))
+        return self._annotations.get(self.columns.sample_ids(np.array([place]))[0])
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_handles": None}

@@ -103,6 +103,21 @@ class Limits(_Part):
     min_side: Annotated[int, Field(ge=16)] = 32
 
 
+class AnnotationSource(_Part):
+    """Boxes and masks of the corpus' photographs, which become labels of the samples. They decide no byte of a shard.
+
+    Attributes:
+        source: a COCO ``.json`` file, or a folder of YOLO's ``.txt`` files with ``classes.txt`` or ``data.yaml``.
+        min_area: a box that a tile cuts is kept if at least this share of its area within the photograph is left.
+        frame: the pixels that the annotations were drawn on: ``upright`` is after the EXIF orientation, ``stored``
+            before it; ``auto`` goes by the size that a COCO file names, and takes upright where that does not tell.
+    """
+
+    source: Annotated[str, AfterValidator(_absolute)]
+    min_area: Annotated[float, Field(gt=0, le=1)] = 0.25
+    frame: Literal["auto", "upright", "stored"] = "auto"
+
+
 class Gates(_Part):
     """What a finished dataset must reach; None asks nothing. They decide success, not bytes.
 
@@ -145,6 +160,7 @@ class Recipe(_Part):
         seed: everything drawn follows from it.
         limits: which source images are refused.
         gates: what the finished dataset must reach.
+        annotations: boxes and masks of the photographs, or None.
         lpips_share: share of the samples on which the slow LPIPS is computed, in [0, 1].
     """
 
@@ -166,14 +182,15 @@ class Recipe(_Part):
     seed: Annotated[NonNegativeInt, Field(lt=2**63)] = 0
     limits: Limits = Limits()
     gates: Gates = Gates()
+    annotations: AnnotationSource | None = None
     lpips_share: Annotated[float, Field(ge=0, le=1)] = 0.25
 
     @property
     def deciding(self) -> dict[str, Any]:
-        """What decides the bytes, as JSON types: all but the gates and the weights' path (whose digest is kept)."""
+        """What decides the bytes: all but gates, annotations and the weights' path (whose digest is kept)."""
         # a column that is not named is left out, so that the digests of recipes without one stay what they were
         unnamed = {"corpus_column"} if self.corpus_column is None else set()
-        return self.model_dump(mode="json", exclude={"gates", "weights"} | unnamed)
+        return self.model_dump(mode="json", exclude={"gates", "annotations", "weights"} | unnamed)
 
     @property
     def digest(self) -> str:

@@ -1,0 +1,215 @@
+"""Annotations of photographs as labels of the samples that were cut out of them.
+
+They are labels, not columns of the samples: no pixel follows from them, people mend them after the fact, and a version
+with mended ones must not rewrite a shard. So they lie in the table of labels that versions name by its digest (see
+:mod:`storage.labels`), in one column, ``annotations``. A sample without a row, or with null there, is of a photograph
+that nobody annotated; an empty list means that nothing was found in it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from itertools import groupby
+from typing import Any, Final
+
+import pyarrow as pa
+
+from storage.annotations import AnnotatedPhotograph, match_photographs, read_annotations
+from storage.boxes import Annotation, Cut, Outline, cut_annotation, encode_mask, upright
+from storage.dataset import Dataset
+from storage.labels import read_labels, write_labels
+from storage.recipe import AnnotationSource
+from storage.versions import list_versions, read_version
+
+COLUMN: Final = "annotations"
+ANNOTATION: Final = pa.struct(
+    [
+        pa.field("category", pa.string(), nullable=False),
+        pa.field("category_id", pa.int32(), nullable=False),
+        pa.field("left_px", pa.float32(), nullable=False),
+        pa.field("top_px", pa.float32(), nullable=False),
+        pa.field("width_px", pa.float32(), nullable=False),
+        pa.field("height_px", pa.float32(), nullable=False),
+        pa.field("visible_fraction", pa.float32(), nullable=False),
+        pa.field("is_crowd", pa.bool_(), nullable=False),
+        pa.field("annotation_id", pa.int64()),
+        pa.field("mask", pa.struct([pa.field("size", pa.list_(pa.int32())), pa.field("counts", pa.string())])),
+    ]
+)
+"""An object in a sample. Pixels are of the sample's mosaic (twice the packed planes'); ``visible_fraction`` is the
+share of the box within its photograph that lies in the sample; ``mask`` is COCO's run-length encoding, of the valid
+area."""
+
+LABELS: Final = pa.schema([pa.field("sample_id", pa.string()), pa.field(COLUMN, pa.list_(ANNOTATION))])
+
+_LOADERS: Final = 16
+_TRANSPOSED: Final = frozenset({5, 6, 7, 8})
+
+
+@dataclass(frozen=True, slots=True)
+class Annotated:
+    """What annotating came to.
+
+    Attributes:
+        labels: a table with :data:`LABELS`, a row per sample of an annotated photograph, sorted.
+        photographs: annotated photographs that the dataset has samples of.
+        objects: objects in all samples.
+        left_out: what could not be used, by reason.
+    """
+
+    labels: pa.Table
+    photographs: int
+    objects: int
+    left_out: Mapping[str, int]
+
+
+def annotate(dataset: Dataset, index: pa.Table, source: AnnotationSource) -> Annotated:
+    """Bring the annotations of a corpus to the frames of the samples.
+
+    Args:
+        dataset: whose committed samples are labelled.
+        index: of its corpus.
+        source: where the annotations lie, and how they are cut.
+
+    Raises:
+        MissingFileError: there are no annotations.
+        InvalidInputError: they are in no known form, or do not fit the corpus.
+        StorageError: the storage refused.
+    """
+    found = read_annotations(source.source)
+    usable = [row for row in index.to_pylist() if row["sha256"] is not None]
+    names = ((row["uri"], row["member"], row["sha256"]) for row in usable)
+    by_digest = match_photographs(found.photographs, names, found.url)
+    headers = {row["sha256"]: row for row in reversed(usable) if row["height_px"] is not None}
+    left_out = Counter(found.refused)
+    left_out["the photograph is not in the corpus"] = len(found.photographs) - len(
+        {photograph.name for photograph in by_digest.values()}
+    )
+    rows: list[dict[str, Any]] = []
+    photographs = 0
+    for digest, samples in groupby(_samples(dataset), key=lambda row: str(row["source_sha256"])):
+        if digest not in by_digest:
+            continue
+        try:
+            objects = _upright(by_digest[digest], headers[digest], source.frame)
+        except _SizeDiffersError:
+            left_out["the photograph has another size than the annotations say"] += 1
+            continue
+        photographs += 1
+        rows += [_labels_of(row, objects, headers[digest], source.min_area) for row in samples]
+    labels = pa.Table.from_pylist(sorted(rows, key=lambda row: str(row["sample_id"])), schema=LABELS)
+    return Annotated(labels, photographs, sum(len(row[COLUMN]) for row in rows), dict(+left_out))
+
+
+def keep_annotations(dataset: Dataset, labels: pa.Table) -> str:
+    """Store annotations beside the latest version's other labels; gives the digest to publish with."""
+    latest = _latest_labels(dataset)
+    return write_labels(dataset, labels if latest is None else _beside(latest, labels))
+
+
+def with_annotations(dataset: Dataset, labels: pa.Table) -> pa.Table:
+    """Put the latest version's annotations beside other labels, unless these hold some themselves."""
+    latest = _latest_labels(dataset)
+    if latest is None or COLUMN not in latest.column_names or COLUMN in labels.column_names:
+        return labels
+    return _beside(labels, latest.select(["sample_id", COLUMN]))
+
+
+def annotations_of(table: pa.Table | None) -> dict[str, list[dict[str, Any]]]:
+    """Return the objects of each annotated sample, by sample id, of a version's labels."""
+    if table is None or COLUMN not in table.column_names or table.schema.field(COLUMN).type != pa.list_(ANNOTATION):
+        return {}
+    pairs = zip(table["sample_id"].to_pylist(), table[COLUMN].to_pylist(), strict=True)
+    return {sample: objects for sample, objects in pairs if objects is not None}
+
+
+def _latest_labels(dataset: Dataset) -> pa.Table | None:
+    numbers = list_versions(dataset.location)
+    return read_labels(dataset, read_version(dataset.location, max(numbers))) if numbers else None
+
+
+class _SizeDiffersError(Exception):
+    """Annotations are of another picture than the photograph."""
+
+
+def _samples(dataset: Dataset) -> Iterator[dict[str, Any]]:
+    columns = ["sample_id", "source_sha256", "crop_top_px", "crop_left_px", "crop_height_px", "crop_width_px",
+               "valid_height_px", "valid_width_px"]  # fmt: skip
+    with ThreadPoolExecutor(_LOADERS) as pool:
+        for table in pool.map(dataset.samples, dataset.committed_shards()):
+            yield from table.select(columns).to_pylist()
+
+
+def _upright(photograph: AnnotatedPhotograph, header: Mapping[str, Any], frame: str) -> list[Annotation]:
+    """Bring a photograph's annotations to the upright frame, in pixels.
+
+    ``auto`` goes by the size that the annotations name; where that fits both frames, or none is named, they are taken
+    for upright, which is how browsers and annotation tools show photographs.
+    """
+    height, width, orientation = header["height_px"], header["width_px"], header["orientation"] or 1
+    sizes = {"upright": (height, width), "stored": (width, height) if orientation in _TRANSPOSED else (height, width)}
+    named = None if photograph.height is None else (photograph.height, photograph.width)
+    fitting = [name for name, size in sizes.items() if named in {None, size} and frame in {"auto", name}]
+    if not fitting:
+        raise _SizeDiffersError
+    stored = fitting[0] == "stored"
+    size = sizes[fitting[0]]
+    objects: Iterable[Annotation] = photograph.annotations
+    if photograph.relative:
+        objects = (_in_pixels(each, *size) for each in objects)
+    return [upright(each, orientation if stored else 1, *size) for each in objects]
+
+
+def _in_pixels(annotation: Annotation, height: int, width: int) -> Annotation:
+    left, top, right, bottom = annotation.box
+    mask = annotation.mask
+    if isinstance(mask, Outline):
+        scale = (width, height)
+        parts = tuple(tuple(value * scale[at % 2] for at, value in enumerate(part)) for part in mask.polygons)
+        mask = Outline(height, width, parts)
+    return replace(annotation, box=(left * width, top * height, right * width, bottom * height), mask=mask)
+
+
+def _labels_of(
+    row: Mapping[str, Any], objects: Iterable[Annotation], header: Mapping[str, Any], min_area: float
+) -> dict[str, Any]:
+    cut = Cut(
+        row["crop_top_px"], row["crop_left_px"], row["crop_height_px"], row["crop_width_px"],
+        row["valid_height_px"], row["valid_width_px"],
+    )  # fmt: skip
+    pieces = (cut_annotation(each, header["height_px"], header["width_px"], cut, min_area) for each in objects)
+    return {"sample_id": row["sample_id"], COLUMN: [_plain(piece) for piece in pieces if piece is not None]}
+
+
+def _plain(annotation: Annotation) -> dict[str, Any]:
+    left, top, right, bottom = annotation.box
+    mask = annotation.mask
+    return {
+        "category": annotation.category,
+        "category_id": annotation.category_id,
+        "left_px": left,
+        "top_px": top,
+        "width_px": right - left,
+        "height_px": bottom - top,
+        "visible_fraction": annotation.visible_fraction,
+        "is_crowd": annotation.is_crowd,
+        "annotation_id": annotation.annotation_id,
+        "mask": None if mask is None or isinstance(mask, Outline) else encode_mask(mask),
+    }
+
+
+def _beside(older: pa.Table, annotations: pa.Table) -> pa.Table:
+    """Replace the annotations of a table of labels, and keep its other columns."""
+    others = [name for name in older.column_names if name not in {"sample_id", COLUMN}]
+    if not others:
+        return annotations
+    samples = sorted({*older["sample_id"].to_pylist(), *annotations["sample_id"].to_pylist()})
+    columns = [pa.array(samples, pa.string())]
+    for table, names in ((older, others), (annotations, [COLUMN])):
+        rows = {sample: row for row, sample in enumerate(table["sample_id"].to_pylist())}
+        places = pa.array([rows.get(sample) for sample in samples], pa.int64())
+        columns += [table[name].combine_chunks().take(places) for name in names]
+    return pa.table(columns, names=["sample_id", *others, COLUMN])
