@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint bench-ablation bench-dng bench-fidelity bench-model bench-reader chaos clean
+.PHONY: help demo test lint bench-ablation bench-dng bench-fidelity bench-model bench-reader chaos pictures clean
 
 help:  ## what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,6 +45,9 @@ bench-dng: $(STAMP)  ## mean CIEDE2000 of DNG files in raw developers against th
 
 bench-model: $(STAMP)  ## speed, precision and memory of the network, beside the published one
 	$(BIN)/python benchmarks/model.py
+
+pictures: $(STAMP)  ## take the README's pictures anew: a run in the Prefect UI and its report (needs chromium)
+	$(BIN)/python -m docs.take_pictures
 
 clean:  ## remove the environment and what the demo made
 	rm -rf $(VENV) demo-data

@@ -10,6 +10,7 @@ from aura.reconstruct import Reconstructor
 from aura.sensor.catalog import load_profile
 from aura.sensor.profile import SensorProfile
 from aura.sensor.simulate import draw_capture
+from storage.annotations import read_annotations
 from storage.corpus import check_corpus
 from storage.dataset import Dataset, find_dataset
 from storage.index import has_index
@@ -47,6 +48,8 @@ def check(recipe: Recipe, dataset_url: str) -> Checked:
     profiles = {camera: load_profile(camera) for camera in recipe.cameras}
     for profile in profiles.values():
         _require_captures(profile, recipe)
+    if recipe.annotations is not None:
+        read_annotations(recipe.annotations.source)  # they are needed last; that they are wrong is said first
     model_digest = Reconstructor.load(recipe.method, Path(recipe.weights) if recipe.weights else None).digest
     dataset = find_dataset(url, recipe, model_digest)
     if dataset is not None:

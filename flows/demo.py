@@ -1,12 +1,16 @@
 """The demo: real photographs that come with scikit-image, through the whole factory."""
 
+import json
 from importlib import resources
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
+
+from PIL import Image
 
 from flows.run import RunSettings, run_factory, tell
 from storage.recipe import Recipe, load_recipe
 
+ANNOTATIONS: Final = "instances.json"
 PHOTOGRAPHS: Final = {
     "astronaut.png": "Eileen Collins, NASA; public domain",
     "camera.png": "cameraman, Lav Varshney; CC0",
@@ -15,6 +19,14 @@ PHOTOGRAPHS: Final = {
     "rocket.jpg": "a launch of Falcon 9, SpaceX; public domain",
 }
 """Photographs inside scikit-image's wheel, and what its documentation says of their origin and licence."""
+
+_BOXES: Final = {
+    "astronaut.png": {"person": (20, 13, 350, 499), "helmet": (275, 345, 237, 167), "model rocket": (360, 0, 95, 280)},
+    "chelsea.png": {"cat": (0, 0, 405, 300)},
+    "coffee.png": {"cup": (172, 18, 242, 255), "spoon": (322, 65, 106, 262)},
+    "camera.png": {},
+}
+"""Left, top, width and height of what is in some of the photographs, drawn by hand; nobody annotated the others."""
 
 _CAMERAS: Final = ["canon-eos-5d-mark-iv", "nikon-d850", "sony-ilce-7sm2"]
 
@@ -28,7 +40,7 @@ def run_demo(folder: Path, method: str | None, settings: RunSettings) -> None:
         settings: how to run.
     """
     corpus = folder / "photographs"
-    _lay_out_photographs(corpus)
+    lay_out_photographs(corpus)
     tell(run_factory(demo_recipe(corpus, method), str(folder / "dataset"), settings))
 
 
@@ -44,11 +56,13 @@ def demo_recipe(corpus: Path, method: str | None) -> Recipe:
         "shard_size": 8,
         "gates.min_cycle_psnr_matched": 20.0,
         "gates.max_reject_fraction": 0.0,
+        "annotations.source": str(corpus.parent / ANNOTATIONS),
     }
     return load_recipe(None, values | ({"method": method} if method else {}))
 
 
-def _lay_out_photographs(corpus: Path) -> None:
+def lay_out_photographs(corpus: Path) -> None:
+    """Put :data:`PHOTOGRAPHS` in a folder, and beside it a note on their licences and a COCO file of their boxes."""
     corpus.mkdir(parents=True, exist_ok=True)
     shipped = resources.files("skimage") / "data"
     for name in PHOTOGRAPHS:
@@ -58,3 +72,26 @@ def _lay_out_photographs(corpus: Path) -> None:
     lines = [f"{name}: {origin}" for name, origin in PHOTOGRAPHS.items()]
     note = "Photographs that come with scikit-image:\n\n" + "\n".join(lines) + "\n"
     (corpus.parent / "PHOTOGRAPHS.txt").write_text(note, encoding="utf-8")
+    (corpus.parent / ANNOTATIONS).write_text(json.dumps(_coco(corpus), indent=1), encoding="utf-8")
+
+
+def _coco(corpus: Path) -> dict[str, Any]:
+    """Write the boxes as COCO does (https://cocodataset.org/#format-data)."""
+    names = sorted({category for boxes in _BOXES.values() for category in boxes})
+    images, annotations = [], []
+    for number, (name, boxes) in enumerate(_BOXES.items()):
+        with Image.open(corpus / name) as photograph:
+            width, height = photograph.size
+        images.append({"id": number, "file_name": name, "height": height, "width": width})
+        for category, box in boxes.items():
+            annotations.append(
+                {
+                    "id": len(annotations),
+                    "image_id": number,
+                    "category_id": names.index(category),
+                    "bbox": box,
+                    "iscrowd": 0,
+                }
+            )
+    categories = [{"id": number, "name": name} for number, name in enumerate(names)]
+    return {"images": images, "annotations": annotations, "categories": categories}

@@ -15,6 +15,7 @@ from flows.reading_code import reading_examples
 from flows.report_charts import histogram, noise_scatter, used_stops
 from flows.report_facts import (
     cameras_of,
+    categories_of,
     exposure_histograms,
     key_figures,
     pictured_sample,
@@ -24,8 +25,10 @@ from flows.report_facts import (
     software,
 )
 from flows.retakes import Retakes, retakes
+from storage.annotating import annotations_of
 from storage.dataset import Dataset
 from storage.growth import current_index
+from storage.labels import read_labels
 from storage.recipe import Gates
 from storage.sealed import seal_page
 from storage.versions import read_version
@@ -103,6 +106,7 @@ def build_report(
     """
     samples, canvas = quality.samples, dataset.recipe.canvas
     stops = used_stops(samples)
+    annotations = annotations_of(read_labels(dataset, read_version(dataset.location, version)))
     return _template().render(
         name=dataset.location.name,
         url=dataset.location.url,
@@ -110,7 +114,13 @@ def build_report(
         made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         figures=key_figures(dataset, quality),
         gates=check_gates(quality, gates),
-        groups={name: [pictured_sample(sample) for sample in group] for name, group in pictured.items() if group},
+        groups={
+            name: [pictured_sample(sample, annotations.get(sample.row["sample_id"])) for sample in group]
+            for name, group in pictured.items()
+            if group
+        },
+        annotated=len(annotations),
+        categories=categories_of(annotations),
         retakes=[retaken(sample) for sample in again],
         gain=DIFFERENCE_GAIN,
         histograms=[

@@ -1,7 +1,8 @@
 """What the report says in tables and lists: figures, cameras, noise, rejects, samples, provenance."""
 
 import platform
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version as installed_version
 from typing import Any, Final
@@ -45,6 +46,17 @@ class Picture:
 
 
 @dataclass(frozen=True)
+class DrawnBox:
+    """An annotated object, in per cent of the picture's width and height."""
+
+    category: str
+    left: float
+    top: float
+    width: float
+    height: float
+
+
+@dataclass(frozen=True)
 class PicturedSample:
     """A sample with its pictures.
 
@@ -53,12 +65,14 @@ class PicturedSample:
         headline: camera, ISO and quality in a line.
         pictures: source, RAW and difference.
         facts: all that is known about it, by title.
+        boxes: annotated objects to draw on it.
     """
 
     name: str
     headline: str
     pictures: tuple[Picture, ...]
     facts: dict[str, str]
+    boxes: tuple[DrawnBox, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -120,8 +134,13 @@ def key_figures(dataset: Dataset, quality: Quality) -> dict[str, str]:
     }
 
 
-def pictured_sample(sample: Triptych) -> PicturedSample:
-    """Encode the pictures of a sample, and say all that is known about it."""
+def pictured_sample(sample: Triptych, objects: Sequence[Mapping[str, Any]] | None) -> PicturedSample:
+    """Encode the pictures of a sample, and say all that is known about it.
+
+    Args:
+        sample: its pictures.
+        objects: what is annotated in it; None if nobody annotated it.
+    """
     row, name = sample.row, sample_name(sample.row)
     titles = {
         "source": "Source",
@@ -138,8 +157,16 @@ def pictured_sample(sample: Triptych) -> PicturedSample:
             Picture(view, title, data_uri(image, _PICTURE_SIDE_PX), f"{title}: {name}", *image.shape[:2])
             for (view, title), image in zip(titles.items(), images, strict=True)
         ),
-        facts=sample_facts(row),
+        facts=sample_facts(row) | ({} if objects is None else {"Annotated": _counted(objects)}),
+        boxes=tuple(_drawn(each, row) for each in objects or ()),
     )
+
+
+def categories_of(annotations: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[tuple[str, int, int]]:
+    """Count the annotated objects of each category, and the samples that show one; most frequent first."""
+    objects = Counter(str(each["category"]) for found in annotations.values() for each in found)
+    samples = Counter(name for found in annotations.values() for name in {str(each["category"]) for each in found})
+    return [(name, count, samples[name]) for name, count in objects.most_common()]
 
 
 def sample_facts(row: Row) -> dict[str, str]:
@@ -283,6 +310,22 @@ def _noise_of(row: Row) -> str:
         f"{row['noise_model']}: K {row['noise_system_gain_dn_per_electron']:.4g} DN per electron, "
         f"read {row['noise_read_sigma_dn']:.3g} DN ({'Gaussian' if shape is None else f'Tukey-lambda {shape:.3f}'}), "
         f"row {row['noise_row_sigma_dn']:.3g} DN"
+    )
+
+
+def _counted(objects: Sequence[Mapping[str, Any]]) -> str:
+    counts = Counter(str(each["category"]) for each in objects)
+    return ", ".join(f"{name} × {count}" if count > 1 else name for name, count in counts.most_common()) or "nothing"
+
+
+def _drawn(each: Mapping[str, Any], row: Row) -> DrawnBox:
+    across, down = 100 / row["valid_width_px"], 100 / row["valid_height_px"]
+    return DrawnBox(
+        str(each["category"]),
+        round(each["left_px"] * across, 2),
+        round(each["top_px"] * down, 2),
+        round(each["width_px"] * across, 2),
+        round(each["height_px"] * down, 2),
     )
 
 

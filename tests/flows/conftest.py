@@ -1,6 +1,7 @@
 """A real Prefect server and a real Dask cluster for the whole session, and photographs small enough to be quick."""
 
 import contextlib
+import json
 import sqlite3
 import sys
 from collections.abc import Callable, Iterator
@@ -15,10 +16,13 @@ from aura.reconstruct import Reconstructor
 from aura.sensor.catalog import load_profile
 from flows.cli import app
 from flows.factory import FactoryResult, factory
+from flows.report import fetch_report
 from flows.runner import build_runner, local_cluster, parse_cluster
 from flows.server import Server, data_folder, prefect_server
 from flows.shard import synthesize_shard
-from storage.dataset import create_or_open
+from storage.annotating import annotate, keep_annotations
+from storage.dataset import create_or_open, open_dataset
+from storage.growth import current_index
 from storage.index import index_batches, index_digest
 from storage.ingest import ingest
 from storage.plan import plan_shards, write_plan
@@ -102,6 +106,40 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_photograph(folder / f"photo{number}.png", height, width, seed=number)
     (folder / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 no more than the beginning of a JPEG")
     return folder
+
+
+NASTY = "<script>alert(1)<!--"
+"""A name that wants to be markup."""
+
+
+@pytest.fixture(scope="session")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The report of an annotated dataset whose files and categories have names that want to be markup."""
+    folder = tmp_path_factory.mktemp("report")
+    photographs = folder / "photographs"
+    photographs.mkdir()
+    names = [f"{number} {NASTY}.png" for number in range(4)]
+    for number, name in enumerate(names):
+        write_photograph(photographs / name, 64, 96, number)
+    (photographs / f"broken {NASTY}.jpg").write_bytes(b"\xff\xd8\xff\xe0")
+    document = {
+        "images": [{"id": number, "file_name": name, "height": 64, "width": 96} for number, name in enumerate(names)],
+        "annotations": [
+            {"id": number, "image_id": number, "category_id": 1, "bbox": [8 + number, 8, 24, 32]} for number in range(4)
+        ],
+        "categories": [{"id": 1, "name": f"car {NASTY}"}],
+    }
+    (folder / "instances.json").write_text(json.dumps(document))
+    recipe = small_recipe(
+        photographs, keep_srgb=False, gates__max_reject_fraction=0.5, illuminant_kelvin=(3000, 7000),
+        annotations__source=str(folder / "instances.json"),
+    )  # fmt: skip
+    dataset = open_dataset(make_dataset(recipe, folder / "dataset"))
+    assert recipe.annotations is not None
+    found = annotate(dataset, current_index(dataset), recipe.annotations)
+    number = publish(dataset, labels=keep_annotations(dataset, found.labels))
+    fetch_report(dataset, number)
+    return folder / "dataset" / "reports" / f"{number:06d}.html"
 
 
 def write_photograph(path: Path, height: int, width: int, seed: int) -> None:

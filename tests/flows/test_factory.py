@@ -1,4 +1,5 @@
 import hashlib
+import json
 import os
 import re
 import signal
@@ -88,19 +89,46 @@ def test_progress_is_told_from_nothing_to_all(reference: tuple[Path, Any, Any]) 
     assert ("ingest", 6, 6) in told
 
 
-def test_the_run_leaves_its_artifacts_and_names_itself(reference: tuple[Path, Any, Any], server: Server) -> None:
-    _, result, _ = reference
+def test_the_run_tells_its_story_in_the_ui(reference: tuple[Path, Any, Any], server: Server) -> None:
+    dataset, result, _ = reference
     run_filter = {"flow_runs": {"id": {"any_": [result.flow_run_id]}}}
     found = {artifact["key"]: artifact for artifact in asked(server, "artifacts", **run_filter)}
-    assert set(found) == {"progress-dataset", "quality-dataset", "contact-sheet-dataset", "summary-dataset"}
+    kinds = ("progress", "quality", "gates", "rejects", "contact-sheet", "report", "summary")
+    assert set(found) == {f"{kind}-dataset" for kind in kinds}
     assert found["progress-dataset"]["data"] == 100
+    assert re.fullmatch(
+        rf"(\d+) of \1 shards committed; this run: {result.samples} samples, 0 rejected, "
+        r"\d+\.\d\d megapixels of RAW a second",
+        found["progress-dataset"]["description"],
+    )
     assert "Cycle PSNR, tone matched" in found["quality-dataset"]["data"]
     assert "](data:image/jpeg;base64," in found["contact-sheet-dataset"]["data"]
+    (reject,) = json.loads(found["rejects-dataset"]["data"])
+    assert (reject["reason"], reject["files"]) == ("damaged", "1")
+    assert reject["example"].endswith("broken.jpg")
+    assert found["rejects-dataset"]["description"].startswith("1 of 6 files of the corpus gave no sample")
+    assert json.loads(found["gates-dataset"]["data"])[0]["gate"] == "none"
+    assert f"]({Path(result.report_url).as_uri()})" in found["report-dataset"]["data"]
     summary = found["summary-dataset"]["data"]
     for said in (result.dataset_url, result.report_url, "| damaged | 1 |", "megapixels of RAW a second"):
         assert said in summary
     (run,) = asked(server, "flow_runs", **run_filter)
     assert re.fullmatch(r"corpus\d* -> dataset", run["name"])
+    wanted = [
+        "6 files listed, 1 of them refused",
+        f"{result.samples} samples in {result.shards_made} shards planned",
+        "1 of 6 files rejected: damaged 1",
+        "Cycle PSNR, tone matched of",
+        "Version 1 published",
+        f"Report: {dataset}/reports/000001.html",
+    ]
+
+    def all_logged() -> bool:
+        logs = asked(server, "logs", logs={"flow_run_id": {"any_": [result.flow_run_id]}}, limit=200)
+        lines = [log["message"] for log in logs]
+        return all(any(said in line for line in lines) for said in wanted)
+
+    wait_until(all_logged, "the run's log")
 
 
 def test_each_shard_is_one_task_run(reference: tuple[Path, Any, Any], server: Server) -> None:
@@ -279,15 +307,22 @@ def test_what_time_may_mend_is_tried_again(failure: Exception, again: bool) -> N
 
 
 def test_gates_that_fail_say_which_and_by_how_much_and_nothing_is_published(
-    corpus: Path, run: Run, tmp_path: Path
+    corpus: Path, run: Run, server: Server, tmp_path: Path
 ) -> None:
-    dataset = tmp_path / "dataset"
+    dataset = tmp_path / "gated"
     strict = small_recipe(corpus, gates__min_cycle_psnr_matched=99.0, gates__max_reject_fraction=0.1)
     with pytest.raises(GateError) as failure:
         run(strict, dataset)
     assert re.search(r"min_cycle_psnr_matched asks for 99 dB: mean \d+\.\d+ dB, \d+\.\d+ dB short", str(failure.value))
     assert "max_reject_fraction allows 10.0%: 1 of 6 sources were rejected, 16.7%, 6.7% over" in str(failure.value)
     assert list_versions(dataset) == []
+    gates = asked(server, "artifacts", artifacts={"key": {"any_": ["gates-gated"]}})
+    rows = json.loads(gates[-1]["data"])
+    assert [(row["gate"], row["holds"]) for row in rows] == [
+        ("min_cycle_psnr_matched", "NO"),
+        ("max_reject_fraction", "NO"),
+    ]
+    assert gates[-1]["description"].startswith("2 of 2 gates fail; nothing is published")
     milder = run(small_recipe(corpus), dataset)
     assert (milder.version, milder.shards_made) == (1, 0)
 

@@ -10,6 +10,7 @@ from flows.report import build_report
 from flows.retakes import ISOS, choose_cameras, retake, retakes
 from storage.dataset import Dataset, open_dataset
 from storage.growth import current_index
+from storage.recipe import Gates
 from tests.flows.conftest import make_dataset, small_recipe, write_photograph
 
 
@@ -43,7 +44,7 @@ def test_the_report_shows_four_cameras_at_four_isos(dataset: Dataset) -> None:
     taken = retakes(dataset, rows[:1])
     assert len(taken[0].cameras) == len(taken[0].isos) == 4
     quality = measure_quality(dataset, current_index(dataset), dataset.committed_shards())
-    page = build_report(dataset, 1, quality, current_index(dataset), [], "code", taken)
+    page = build_report(dataset, 1, quality, current_index(dataset), Gates(), {}, taken)
     assert page.count("<img") == 1
     assert "Canon EOS 70D, Canon EOS 5D Mark IV" in page
     assert "ISO 100, 400, 1600, 6400" in page
