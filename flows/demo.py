@@ -78,7 +78,8 @@ def lay_out_photographs(corpus: Path) -> None:
 def _coco(corpus: Path) -> dict[str, Any]:
     """Write the boxes as COCO does (https://cocodataset.org/#format-data)."""
     names = sorted({category for boxes in _BOXES.values() for category in boxes})
-    images, annotations = [], []
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     for number, (name, boxes) in enumerate(_BOXES.items()):
         with Image.open(corpus / name) as photograph:
             width, height = photograph.size

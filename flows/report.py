@@ -34,6 +34,7 @@ from storage.sealed import seal_page
 from storage.versions import read_version
 
 _PICTURED_OF_EACH: Final = 3
+_RETAKEN: Final = ("worst", "best")
 _LARGEST_CROP: Final = 128
 
 PicturedGroups = Mapping[str, Sequence[Triptych]]
@@ -60,7 +61,7 @@ def write_report(dataset: Dataset, version: int, quality: Quality, index: pa.Tab
     """
     chosen = choose_ends(quality.samples.to_pylist(), _PICTURED_OF_EACH)
     pictured = {name: triptychs(dataset, rows) for name, rows in chosen.items()}
-    again = retakes(dataset, [rows[0] for rows in chosen.values() if rows])
+    again = retakes(dataset, [rows[0] for name, rows in chosen.items() if rows and name in _RETAKEN])
     page = build_report(dataset, version, quality, index, gates, pictured, again)
     location = dataset.location.join(*report_path(version).split("/"))
     location.write(seal_page(page))

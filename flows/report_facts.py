@@ -16,11 +16,12 @@ from flows.quality import MEASURES, Quality, figure
 from flows.report_charts import Histogram, histogram, noise_share, plane_means
 from flows.retakes import Retakes
 from storage.dataset import Dataset
+from storage.location import locate
 from storage.versions import list_tags, read_version
 
 _EXAMPLES_PER_REASON: Final = 5
 _PICTURE_SIDE_PX: Final = 384
-_SIGNALS: Final = {"noise at 18 % grey": 0.18, "noise in the dark": 0.0}
+_SIGNALS: Final = {"at 18 % grey": 0.18, "in the dark": 0.0}  # of saturation
 _SOFTWARE: Final = ("aura-raw", "torch", "numpy", "zarr", "numcodecs", "pyarrow", "prefect", "dask", "pillow")
 
 
@@ -85,8 +86,7 @@ class Camera:
         samples: how many.
         iso: lowest and highest, in words.
         by_stop: samples within each ISO stop.
-        sensor: CFA and levels, by title.
-        noise: figures of the noise with units, by title; empty without noise.
+        facts: CFA, levels, and figures of the noise with units, by title.
         sources: where its numbers come from.
     """
 
@@ -95,8 +95,7 @@ class Camera:
     samples: int
     iso: str
     by_stop: tuple[int, ...]
-    sensor: dict[str, str]
-    noise: dict[str, str]
+    facts: dict[str, str]
     sources: tuple[str, ...]
 
 
@@ -225,12 +224,12 @@ def cameras_of(dataset: Dataset, samples: pa.Table, stops: Sequence[int]) -> lis
                 samples=own.num_rows,
                 iso=_span(f"{iso.min()}", f"{iso.max()}"),
                 by_stop=tuple(int(((iso >= stop) & (iso < 2 * stop)).sum()) for stop in stops),
-                sensor={
+                facts={
                     "CFA": ", ".join(own["cfa_pattern"].unique().to_pylist()),
                     "black level": f"{_numbers(levels.black_level)} DN",
                     "white level": f"{_numbers(levels.white_level)} DN",
+                    **_noise_figures(own),
                 },
-                noise=_noise_figures(own),
                 sources=(profile.source, *(() if profile.noise is None else (profile.noise.source,))),
             )
         )
@@ -248,7 +247,8 @@ def rejects_of(quality: Quality, index: pa.Table) -> list[Reject]:
     examples: dict[str, dict[str, str]] = {reason: {} for reason in quality.rejected_sources}
     for reason, uri, member, detail in (*at_listing, *at_making):
         if len(examples.get(reason, ())) < _EXAMPLES_PER_REASON:
-            examples.setdefault(reason, {}).setdefault(uri if member is None else f"{uri} # {member}", detail)
+            place = locate(uri).url  # of a file its path as people write it
+            examples.setdefault(reason, {}).setdefault(place if member is None else f"{place} # {member}", detail)
     total = sum(quality.rejected_sources.values())
     return [
         Reject(reason, count, round(100 * count / total, 1), examples[reason])
@@ -293,13 +293,13 @@ def _noise_figures(samples: pa.Table) -> dict[str, str]:
     read = samples["noise_read_sigma_dn"].to_numpy()
     row = samples["noise_row_sigma_dn"].to_numpy()
     figures = {
-        "model": ", ".join(samples["noise_model"].unique().to_pylist()),
-        "gain K": f"{_span_of(gain)} DN per electron",
+        "noise model": ", ".join(samples["noise_model"].unique().to_pylist()),
+        "gain K": f"{_span_of(gain)} DN/e⁻",
         "read noise": f"{_span_of(read)} DN",
         "row noise": f"{_span_of(row)} DN",
     }
     shares = {title: 100 * noise_share(samples, signal) for title, signal in _SIGNALS.items()}
-    return figures | {title: f"{_span_of(share)} % of saturation" for title, share in shares.items()}
+    return figures | {title: f"{_span_of(share)} %" for title, share in shares.items()}
 
 
 def _noise_of(row: Row) -> str:

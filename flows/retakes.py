@@ -1,5 +1,6 @@
 """The same photograph taken again by several cameras at several ISOs, as one picture to look at."""
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -93,9 +94,11 @@ def _middle(canonical: Tensor) -> Tensor:
 
 def _sheet(frames: Sequence[Sequence[Pixels]], titles: Sequence[str]) -> Pixels:
     height, width = frames[0][0].shape[:2]
-    step_x, step_y = width + _GAP_PX, height + _GAP_PX + _TITLE_PX
+    font = ImageFont.load_default(_TITLE_PX - 6)
+    longest = max(font.getlength(f"{title}, ISO {ISOS[0]}") for title in titles)
+    step_x, step_y = max(width, math.ceil(longest) + 4) + _GAP_PX, height + _GAP_PX + _TITLE_PX
     sheet = Image.new("RGB", (len(frames[0]) * step_x - _GAP_PX, len(frames) * step_y - _GAP_PX), _GREY)
-    drawing, font = ImageDraw.Draw(sheet), ImageFont.load_default(_TITLE_PX - 6)
+    drawing = ImageDraw.Draw(sheet)
     for line, (pictures, title) in enumerate(zip(frames, titles, strict=True)):
         for column, (picture, iso) in enumerate(zip(pictures, ISOS, strict=True)):
             left, top = column * step_x, line * step_y

@@ -138,7 +138,8 @@ def annotate(
     dataset: Dataset,
     source: Annotated[str, typer.Argument(help="A COCO .json file, or a folder of YOLO's .txt files.")],
     min_area: Annotated[
-        float, typer.Option(help="Keep a box that a tile cuts if at least this share of its area is left.")
+        float,
+        typer.Option(help="Keep a box that a tile cuts if this share of it is left, or of the tile is filled."),
     ] = 0.25,
     frame: Annotated[
         Literal["auto", "upright", "stored"],

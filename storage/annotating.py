@@ -36,14 +36,18 @@ ANNOTATION: Final = pa.struct(
         pa.field("visible_fraction", pa.float32(), nullable=False),
         pa.field("is_crowd", pa.bool_(), nullable=False),
         pa.field("annotation_id", pa.int64()),
-        pa.field("mask", pa.struct([pa.field("size", pa.list_(pa.int32())), pa.field("counts", pa.string())])),
+        pa.field(
+            "mask",
+            pa.struct([pa.field("size", pa.list_(pa.field("element", pa.int32()))), pa.field("counts", pa.string())]),
+        ),
     ]
 )
 """An object in a sample. Pixels are of the sample's mosaic (twice the packed planes'); ``visible_fraction`` is the
 share of the box within its photograph that lies in the sample; ``mask`` is COCO's run-length encoding, of the valid
 area."""
 
-LABELS: Final = pa.schema([pa.field("sample_id", pa.string()), pa.field(COLUMN, pa.list_(ANNOTATION))])
+_ANNOTATIONS: Final = pa.list_(pa.field("element", ANNOTATION))  # named as Parquet gives it back: the same bytes again
+LABELS: Final = pa.schema([pa.field("sample_id", pa.string()), pa.field(COLUMN, _ANNOTATIONS)])
 
 _LOADERS: Final = 16
 _TRANSPOSED: Final = frozenset({5, 6, 7, 8})
@@ -120,7 +124,7 @@ def with_annotations(dataset: Dataset, labels: pa.Table) -> pa.Table:
 
 def annotations_of(table: pa.Table | None) -> dict[str, list[dict[str, Any]]]:
     """Return the objects of each annotated sample, by sample id, of a version's labels."""
-    if table is None or COLUMN not in table.column_names or table.schema.field(COLUMN).type != pa.list_(ANNOTATION):
+    if table is None or COLUMN not in table.column_names or table.schema.field(COLUMN).type != _ANNOTATIONS:
         return {}
     pairs = zip(table["sample_id"].to_pylist(), table[COLUMN].to_pylist(), strict=True)
     return {sample: objects for sample, objects in pairs if objects is not None}

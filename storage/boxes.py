@@ -7,7 +7,8 @@ Frames, all with the origin at the outer corner of the top left pixel, x to the 
 * *sample*: pixels of the sample's mosaic, which are those of its sRGB source too. In packed planes halve them.
 
 The rule at the edge of a tile: a box is cut to the tile, and kept if at least ``min_area`` of its area within the
-photograph is left. A mask is cut alike; an object none of whose mask is left is dropped.
+photograph is left, or if what is left fills at least that share of the tile: what fills a tile is no background. A mask
+is cut alike; an object none of whose mask is left is dropped.
 """
 
 from __future__ import annotations
@@ -136,11 +137,11 @@ def cut_annotation(annotation: Annotation, height: int, width: int, cut: Cut, mi
         height: of the upright photograph in pixels.
         width: of the upright photograph in pixels.
         cut: how the sample was made.
-        min_area: least share of the box's area within the photograph, in (0, 1].
+        min_area: least share, in (0, 1], of the box's area within the photograph or of the tile's.
     """
     whole = _within(annotation.box, (0.0, 0.0, width, height))
     piece = _within(whole, (cut.left, cut.top, cut.left + cut.width, cut.top + cut.height))
-    if _area(piece) <= 0 or _area(piece) < min_area * _area(whole):
+    if _area(piece) <= 0 or _area(piece) < min_area * min(_area(whole), cut.height * cut.width):
         return None
     mask = None
     if annotation.mask is not None:

@@ -108,7 +108,8 @@ class AnnotationSource(_Part):
 
     Attributes:
         source: a COCO ``.json`` file, or a folder of YOLO's ``.txt`` files with ``classes.txt`` or ``data.yaml``.
-        min_area: a box that a tile cuts is kept if at least this share of its area within the photograph is left.
+        min_area: a box that a tile cuts is kept if at least this share of its area within the photograph is left, or
+            if what is left fills at least this share of the tile.
         frame: the pixels that the annotations were drawn on: ``upright`` is after the EXIF orientation, ``stored``
             before it; ``auto`` goes by the size that a COCO file names, and takes upright where that does not tell.
     """

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aura.errors import GateError
-from flows.pictures import choose_rows
+from flows.pictures import choose_ends, choose_rows
 from flows.quality import MEASURES, Quality, distributions_of, require_gates
 from flows.shard import needs_lpips
 from storage.recipe import Gates
@@ -80,6 +80,22 @@ def test_chosen_rows_show_different_sources_where_there_are_enough() -> None:
     chosen = choose_rows(rows, 3)
     assert (chosen[0]["index"], chosen[-1]["index"]) == (0, 5)
     assert {row["source_uri"] for row in chosen} == {"0", "1", "2"}
+
+
+@given(st.lists(st.tuples(st.none() | st.floats(0, 60), st.integers(0, 3)), min_size=1, max_size=20), st.integers(1, 4))
+def test_the_ends_begin_with_the_very_worst_and_the_very_best(
+    pairs: list[tuple[float | None, int]], count: int
+) -> None:
+    rows = rows_of([value for value, _ in pairs], [source for _, source in pairs])
+    chosen = choose_ends(rows, count)
+    assert list(chosen) == ["worst", "typical", "best"]
+    places = [row["index"] for group in chosen.values() for row in group]
+    assert len(places) == len(set(places)) == min(3 * count, len(rows))
+    ranked = sorted(rows, key=lambda row: (row["cycle_psnr_matched_db"] is not None, row["cycle_psnr_matched_db"] or 0))
+    key = "cycle_psnr_matched_db"
+    assert chosen["worst"][0][key] == ranked[0][key]
+    if len(rows) > 1:
+        assert chosen["best"][0][key] == ranked[-1][key]
 
 
 def test_lpips_is_measured_on_about_the_share_that_is_asked_for() -> None:

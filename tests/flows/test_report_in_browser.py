@@ -56,7 +56,7 @@ def test_the_page_fits_and_anyone_can_read_it(browser: Browser, report: Path, wi
     with opened(browser, report, width, theme) as page:
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         pictures = page.evaluate("Promise.all([...document.images].map(i => i.decode().then(() => i.naturalWidth)))")
-        assert len(pictures) == 27
+        assert len(pictures) == 26
         assert min(pictures) > 0
         for summary in page.locator("summary").all():
             if summary.evaluate("each => !each.parentElement.open"):

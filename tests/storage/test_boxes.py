@@ -78,7 +78,7 @@ def test_a_tile_holds_the_box_that_is_seen_in_it(
     for crop in crops_of(*image.shape[:2], Canvas(height=32, width=32, min_side=16)):
         picture = piece_of(image, crop) > 0
         cut = cut_annotation(turned, *image.shape[:2], Cut(*crop), min_area)
-        if picture.sum() == 0 or picture.sum() < min_area * total:
+        if picture.sum() == 0 or (picture.sum() < min_area * total and picture.mean() < min_area):
             assert cut is None
             continue
         assert cut is not None
