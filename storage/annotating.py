@@ -16,6 +16,7 @@ from itertools import groupby
 from typing import Any, Final
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from storage.annotations import AnnotatedPhotograph, match_photographs, read_annotations
 from storage.boxes import Annotation, Cut, Outline, cut_annotation, encode_mask, upright
@@ -84,10 +85,9 @@ def annotate(dataset: Dataset, index: pa.Table, source: AnnotationSource) -> Ann
         StorageError: the storage refused.
     """
     found = read_annotations(source.source)
-    usable = [row for row in index.to_pylist() if row["sha256"] is not None]
-    names = ((row["uri"], row["member"], row["sha256"]) for row in usable)
-    by_digest = match_photographs(found.photographs, names, found.url)
-    headers = {row["sha256"]: row for row in reversed(usable) if row["height_px"] is not None}
+    names = zip(*(index[name].to_pylist() for name in ("uri", "member", "sha256")), strict=True)
+    by_digest = match_photographs(found.photographs, (name for name in names if name[2] is not None), found.url)
+    headers = _headers(index, by_digest)
     left_out = Counter(found.refused)
     left_out["the photograph is not in the corpus"] = len(found.photographs) - len(
         {photograph.name for photograph in by_digest.values()}
@@ -137,6 +137,13 @@ def _latest_labels(dataset: Dataset) -> pa.Table | None:
 
 class _SizeDiffersError(Exception):
     """Annotations are of another picture than the photograph."""
+
+
+def _headers(index: pa.Table, digests: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Look up sizes and orientations of photographs by SHA-256."""
+    known = pc.and_(pc.is_valid(index["height_px"]), pc.is_in(index["sha256"], pa.array(list(digests), pa.string())))
+    columns = ["sha256", "height_px", "width_px", "orientation"]
+    return {row["sha256"]: row for row in index.select(columns).filter(known).to_pylist()}
 
 
 def _samples(dataset: Dataset) -> Iterator[dict[str, Any]]:

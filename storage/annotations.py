@@ -87,10 +87,12 @@ def match_photographs(
     Raises:
         InvalidInputError: a name fits several photographs equally well, or none fits any.
     """
+    wanted = {_stem(photograph.name.rpartition("/")[2], photograph) for photograph in photographs}
     by_stem: dict[str, list[tuple[tuple[str, ...], str]]] = defaultdict(list)
     for uri, member, digest in sources:
-        parts = PurePosixPath(member or _path(uri)).parts
-        by_stem[PurePosixPath(parts[-1]).stem].append((parts, digest))
+        path = PurePosixPath(member or _path(uri))
+        if path.stem in wanted:  # a corpus may have a million files, of which a few are annotated
+            by_stem[path.stem].append((path.parts, digest))
     found: dict[str, AnnotatedPhotograph] = {}
     for photograph in photographs:
         parts = PurePosixPath(photograph.name).parts

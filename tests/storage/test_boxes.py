@@ -102,8 +102,8 @@ def test_a_shrunk_photograph_holds_the_box_where_half_of_the_ink_is(
     for crop in crops:
         cut = cut_annotation(turned, *image.shape[:2], Cut(*crop), 0.25)
         seen = found_in(piece_of(image, crop) > INK / 2)
-        if cut is None or seen is None:  # on the odd last row, or smaller than a pixel
-            continue
+        if cut is None or seen is None or min(np.subtract(cut.box[2:], cut.box[:2])) < 2:
+            continue  # on the odd last row, or so thin that half of no pixel is ink
         assert np.abs(np.subtract(cut.box, seen)).max() <= 1.0
         assert max(cut.box[2] / crop.valid_width, cut.box[3] / crop.valid_height) <= 1.0
 
