@@ -6,11 +6,14 @@ STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint bench-ablation bench-dng bench-fidelity bench-model bench-reader chaos pictures clean
+.PHONY: help serve demo test lint bench-ablation bench-dng bench-fidelity bench-model bench-reader bench-schedule chaos pictures clean
 
 help:  ## what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo "  PYTHON=/path/to/python3.11 chooses the interpreter; VENV=folder chooses where to install."
+
+serve: $(STAMP)  ## Prefect server, work pool and worker here, with all deployments registered; ctrl-C stops it
+	@$(BIN)/aura server --deployments
 
 demo: $(STAMP)  ## make a RAW dataset from real photographs under demo-data/ (run again: finds it done)
 	@$(BIN)/aura demo
@@ -32,6 +35,9 @@ bench-ablation: $(STAMP)  ## train AURA without each of its parts, and the publi
 
 chaos: $(STAMP)  ## kill what makes a dataset at random moments, and compare; writes benchmarks/results/chaos.json
 	$(BIN)/python -m benchmarks.chaos
+
+bench-schedule: $(STAMP)  ## let cron start the nightly run twice; writes benchmarks/results/schedule.json
+	$(BIN)/python -m benchmarks.schedule
 
 bench-reader: $(STAMP) build/peers/.installed  ## crops per second beside litdata, mosaicml-streaming and webdataset, on disk and S3
 	PYTHONPATH=$(CURDIR):$(CURDIR)/build/peers $(BIN)/python benchmarks/reader.py

@@ -1,7 +1,6 @@
 """The command line, ``aura``. Imports of a command happen when it runs, so that help is there at once."""
 # ruff: noqa: PLC0415 -- see above: torch and Prefect take seconds to import
 
-import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -10,9 +9,10 @@ import typer
 
 from aura.errors import AuraError, RecipeError
 from flows.cameras_cli import cameras_app
-from flows.console import progress_bars, refuse, say, say_pairs
+from flows.console import progress_bars, quiet, refuse, say, say_pairs
 from flows.export_cli import export_app
 from flows.interruption import resumable
+from flows.server_cli import add_server_commands
 from flows.store_cli import add_store_commands
 from flows.training_cli import add_training_commands
 
@@ -35,13 +35,14 @@ commands.add_typer(cameras_app, name="cameras")
 commands.add_typer(export_app, name="export")
 add_store_commands(commands)
 add_training_commands(commands)
+add_server_commands(commands)
 
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show the log of Prefect and Dask.")]
 Cluster = Annotated[
     str,
     typer.Option(
         envvar="AURA_CLUSTER",
-        help="Where to work: local, local:N for N processes, or a Dask scheduler's tcp:// address.",
+        help="Where to work: local, local:N for N processes, cuda for every GPU, or a Dask scheduler's tcp:// address.",
     ),
 ]
 KeepServer = Annotated[bool, typer.Option("--keep-server", help="Leave a Prefect server that is started here running.")]
@@ -104,6 +105,10 @@ def synthesize(
     in_flight: Annotated[
         int | None, typer.Option(min=1, help="Shards submitted at once; two per worker if left out.")
     ] = None,
+    shard_deadline: Annotated[
+        float | None,
+        typer.Option(metavar="SECONDS", help="Make a shard that takes longer elsewhere too; ten times the usual."),
+    ] = None,
     keep_server: KeepServer = False,
     wait: Annotated[bool, typer.Option("--wait", help="Wait while another run writes the dataset.")] = False,
     retry_rejects: Annotated[
@@ -125,7 +130,7 @@ def synthesize(
 
     Example: aura synthesize photographs s3://bucket/street --camera nikon-d850 --iso 100-3200
     """
-    _quiet(verbose=verbose)
+    quiet(verbose=verbose)
     options = {
         "corpus": corpus,
         "corpus_column": column,
@@ -152,7 +157,7 @@ def synthesize(
     from flows.run import RunSettings, run_factory, tell
 
     with resumable():
-        settings = RunSettings(cluster, in_flight, keep_server, wait, retry_rejects, tag)
+        settings = RunSettings(cluster, in_flight, keep_server, wait, retry_rejects, tag, shard_deadline)
         run = run_factory(wanted, dataset, settings)
     tell(run)
 
@@ -247,43 +252,12 @@ def demo(
     verbose: Verbose = False,
 ) -> None:
     """Make a small dataset of real photographs: the whole road, in a minute or two."""
-    _quiet(verbose=verbose)
+    quiet(verbose=verbose)
     from flows.demo import run_demo
     from flows.run import RunSettings
 
     with resumable():
         run_demo(folder, method, RunSettings(cluster, keep_server=keep_server))
-
-
-@commands.command()
-def server(
-    port: Annotated[int, typer.Option(help="Port of the UI; a free one is taken if it is in use.")] = 4200,
-    stop: Annotated[bool, typer.Option("--stop", help="Stop a server that --keep-server left running.")] = False,
-) -> None:
-    """Show the Prefect UI with the history of local runs, until ctrl-C."""
-    _quiet(verbose=False)
-    from flows.server import port_or_free, prefect_server, stop_kept_server
-
-    if stop:
-        say("Stopped." if stop_kept_server() else "No server was left running.")
-        return
-    with prefect_server(port=port_or_free(port)) as running:
-        say(f"Prefect UI: {running.ui_url}/runs")
-        if running.pid is None:
-            say("It runs already, and is not stopped by this command.")
-            return
-        say("Ctrl-C stops it.")
-        try:
-            running.wait()
-        except KeyboardInterrupt:
-            say("Stopped.")
-
-
-def _quiet(*, verbose: bool) -> None:
-    """Leave the console to the command's own words; runs' logs are in the Prefect UI. Comes before Prefect's import."""
-    os.environ.setdefault("DO_NOT_TRACK", "1")
-    if not verbose:
-        os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
 
 
 def _canvas_sides(text: str | None) -> dict[str, int]:

@@ -1,5 +1,6 @@
 """What the command line prints: sentences, progress bars with a time of arrival, and figures in tables."""
 
+import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -47,6 +48,13 @@ def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
             progress.update(bars[step], completed=done, total=total or None)
 
         yield listen
+
+
+def quiet(*, verbose: bool) -> None:
+    """Leave the console to the command's own words; runs' logs are in the Prefect UI. Comes before Prefect's import."""
+    os.environ.setdefault("DO_NOT_TRACK", "1")
+    if not verbose:
+        os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
 
 
 def command() -> str:

@@ -3,18 +3,20 @@
 from collections import deque
 from collections.abc import Iterable, Iterator
 from itertools import islice
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from prefect import State, Task, task
 from prefect.cache_policies import NO_CACHE
 from prefect.context import FlowRunContext
 from prefect.futures import PrefectFuture
+from prefect.task_runners import TaskRunner
 from prefect.tasks import exponential_backoff
 from prefect_dask.task_runners import DaskTaskRunner
 
 from aura.errors import StorageAccessError, StorageError
+from flows.credentials import use_configured_block
 from flows.interruption import held_back
-from flows.runner import worker_count
+from flows.workforce import Workforce
 from storage.ingest import Part, PartReport, RunParts, read_part
 from storage.lease import LeaseToken
 
@@ -39,7 +41,7 @@ def on_workers(dataset_url: str, lease: LeaseToken) -> RunParts:
             for part in (*first, *parts):
                 yield read_part(dataset_url, part, lease.require)
             return
-        limit = _PARTS_PER_WORKER * worker_count(runner)  # type: ignore[arg-type]  # the library's type of futures is its own
+        limit = _PARTS_PER_WORKER * Workforce.of(cast("TaskRunner[PrefectFuture[Any]]", runner)).places()
         reading: deque[PrefectFuture[PartReport]] = deque()
         for part in (*first, *parts):
             with held_back():
@@ -69,4 +71,5 @@ def _worth_retrying(_task: Task[..., Any], _run: Any, state: State[Any]) -> bool
 )
 def read_corpus_part(dataset_url: str, part: Part, lease: LeaseToken) -> PartReport:
     """Read the photographs of a part on a worker: digests and headers, no pixels."""
+    use_configured_block()
     return read_part(dataset_url, part, lease.require)

@@ -14,7 +14,7 @@ import prefect.runtime
 import pyarrow as pa
 from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
-from pydantic import AfterValidator
+from pydantic import AfterValidator, Field
 
 from aura.errors import InvalidInputError
 from aura.sensor.profile import SensorProfile
@@ -28,15 +28,16 @@ from flows.artifacts import (
 )
 from flows.checks import Checked, check
 from flows.corpus_parts import on_workers
-from flows.dispatch import synthesize
+from flows.credentials import use_configured_block
+from flows.dispatch import Work
 from flows.pictures import choose_rows, triptychs
 from flows.progress import report as report_progress
-from flows.quality import GateCheck, Quality, check_gates, figure, measure_quality, require_gates
+from flows.quality import GateCheck, Missing, Quality, check_gates, figure, measure_quality, require_gates
 from flows.reading_code import reading_example
 from flows.report import report_path, write_report
 from flows.report_facts import rejects_of
 from flows.runner import build_runner, configured_cluster
-from flows.shard import ShardReport
+from flows.synthesis import Synthesis, synthesize
 from storage.annotating import annotate, keep_annotations
 from storage.dataset import Dataset, complete_group, create_or_open, find_dataset, grow
 from storage.growth import (
@@ -81,6 +82,7 @@ class FactoryResult:
         seconds: wall time of the run.
         flow_run_id: the run in Prefect; None if there was nothing to run.
         changes: what a later listing of the corpus brought, in words; empty if there was none.
+        set_aside: shards that failed on several workers and are not in the version.
     """
 
     dataset_url: str
@@ -96,6 +98,7 @@ class FactoryResult:
     seconds: float = 0.0
     flow_run_id: str | None = None
     changes: str = ""
+    set_aside: tuple[int, ...] = ()
 
 
 def finished(checked: Checked) -> FactoryResult | None:
@@ -115,7 +118,7 @@ def finished(checked: Checked) -> FactoryResult | None:
         return None
     quality = measure_quality(dataset, current_index(dataset), dataset.committed_shards())
     require_gates(quality, checked.recipe.gates)
-    return _result(dataset, quality, (number, report.url), [])
+    return _result(dataset, quality, (number, report.url), Synthesis())
 
 
 def _holds_all(dataset: Dataset, version: Version) -> bool:
@@ -147,10 +150,11 @@ def _url(text: str) -> str:
 def factory(
     recipe: Recipe,
     dataset: Annotated[str, AfterValidator(_url)],
-    in_flight: int | None = None,
+    in_flight: Annotated[int, Field(ge=1)] | None = None,
     wait: bool = False,
     retry_rejects: bool = False,
     tag: str | None = None,
+    shard_deadline_s: Annotated[float, Field(gt=0)] | None = None,
 ) -> FactoryResult:
     """Make a dataset, finish one that was begun, or add what is new in its corpus.
 
@@ -161,27 +165,33 @@ def factory(
         wait: wait until another run on the dataset has ended, instead of being refused.
         retry_rejects: try again what could not be used, and nothing else.
         tag: a name for the version.
+        shard_deadline_s: seconds after which a shard is made on another worker too; None for ten times the usual.
 
     Raises:
         AuraError: refused before any work, or refused by the storage, or a gate failed; the message says which.
     """
     started = time.perf_counter()
+    use_configured_block()
     checked = check(recipe, dataset)
     waiting = get_run_logger().info
     with hold(checked.dataset_url, wait=wait, on_wait=lambda holder: waiting("Waiting for %s", holder)) as lease:
-        made, changes = _prepare(checked, lease, retry_rejects=retry_rejects)
-        reports = synthesize(made, lease, recipe.weights, in_flight)
+        made, changes = prepare(checked, lease, retry_rejects=retry_rejects)
+        work = synthesize(Work(made, recipe.weights, lease.token, in_flight, shard_deadline_s), lease)
         index = current_index(made)
-        quality = evaluate(made, index, recipe.gates)
+        quality = evaluate(made, index, recipe.gates, {each.shard: each.reason for each in work.set_aside})
         lease.require()
         published = publish_dataset(made, quality, index, recipe, tag)
-    result = _result(made, quality, published, reports, time.perf_counter() - started, changes)
+    result = _result(made, quality, published, work, time.perf_counter() - started, changes)
     _summarise(result)
     return result
 
 
-def _prepare(checked: Checked, lease: Lease, *, retry_rejects: bool) -> tuple[Dataset, str]:
-    """Plan the dataset, or find it planned, or plan what is new; what is new is also said in words."""
+def prepare(checked: Checked, lease: Lease, *, retry_rejects: bool) -> tuple[Dataset, str]:
+    """Plan the dataset, or find it planned, or plan what is new; what is new is also said in words.
+
+    Raises:
+        InvalidInputError: rejects shall be tried again, and the dataset is not finished.
+    """
     # looked for again: another run may have ended while this one waited
     dataset = find_dataset(checked.dataset_url, checked.recipe, checked.model_digest)
     if dataset is None:
@@ -189,13 +199,31 @@ def _prepare(checked: Checked, lease: Lease, *, retry_rejects: bool) -> tuple[Da
         return plan_dataset(checked, lease), ""
     lease.require()
     complete_group(dataset)
-    if not dataset.missing_shards():
+    missing = dataset.missing_shards()
+    if not missing or _published_without(dataset, missing):
         return grow_dataset(checked, dataset, lease, retry_rejects)
     if retry_rejects:
         raise InvalidInputError(
             f"{dataset.location.url} is not finished yet; run without --retry-rejects first, then with it."
         )
     return dataset, ""
+
+
+def _published_without(dataset: Dataset, missing: Sequence[int]) -> bool:
+    """Tell whether the gates have let a version of this listing pass that lacks the very shards that are missing.
+
+    These failed on several workers: they are tried again, and must not keep what is new in the corpus waiting.
+    """
+    number = max(list_versions(dataset.location), default=0)
+    if not number:
+        return False
+    version = read_version(dataset.location, number)
+    present = {shard.shard for shard in version.shards}
+    return (
+        version.listing == dataset.listings
+        and present.isdisjoint(missing)
+        and (len(present) + len(missing) == dataset.shard_count)
+    )
 
 
 @task(name="ingest", cache_policy=NO_CACHE, persist_result=False)
@@ -256,11 +284,12 @@ def grow_dataset(checked: Checked, dataset: Dataset, lease: Lease, retry_rejects
 
 
 @task(name="evaluate", cache_policy=NO_CACHE, persist_result=False)
-def evaluate(dataset: Dataset, index: pa.Table, gates: Gates) -> Quality:
+def evaluate(dataset: Dataset, index: pa.Table, gates: Gates, set_aside: Mapping[int, str] | None = None) -> Quality:
     """Gather the quality, show it, and hold it against the gates of this run's recipe."""
     quality = measure_quality(dataset, index, dataset.committed_shards())
     url = dataset.location.url
-    checks = check_gates(quality, gates)
+    missing = Missing(set_aside or {}, dataset.shard_count)
+    checks = check_gates(quality, gates, missing)
     leave_quality(url, quality)
     leave_gates(url, checks)
     leave_rejects(url, rejects_of(quality, index), quality.sources)
@@ -268,7 +297,7 @@ def evaluate(dataset: Dataset, index: pa.Table, gates: Gates) -> Quality:
         chosen = choose_rows(quality.samples.to_pylist(), _PICTURED_SAMPLES)
         leave_contact_sheet(url, triptychs(dataset, chosen))
     _log_quality(quality, checks)
-    require_gates(quality, gates)
+    require_gates(quality, gates, missing)
     return quality
 
 
@@ -328,26 +357,26 @@ def _result(
     dataset: Dataset,
     quality: Quality,
     published: tuple[int, str],
-    reports: list[ShardReport],
+    work: Synthesis,
     seconds: float = 0.0,
     changes: str = "",
 ) -> FactoryResult:
-    made = [report for report in reports if not report.skipped]
     run_id = prefect.runtime.flow_run.id
     return FactoryResult(
         dataset_url=dataset.location.url,
         version=published[0],
         report_url=published[1],
         samples=quality.samples.num_rows,
-        shards_made=len(made),
-        shards_found=dataset.shard_count - len(made),
+        shards_made=work.shards,
+        shards_found=dataset.shard_count - work.shards - len(work.set_aside),
         rejected_sources=dict(quality.rejected_sources),
         sources=quality.sources,
         quality={each.measure.column: each.mean for each in quality.distributions},
-        pixels=sum(report.pixels for report in made),
+        pixels=work.pixels,
         seconds=seconds,
         flow_run_id=str(run_id) if run_id else None,
         changes=changes,
+        set_aside=tuple(each.shard for each in work.set_aside),
     )
 
 
@@ -367,5 +396,7 @@ def _summarise(result: FactoryResult) -> None:
     }
     if result.changes:
         facts["Corpus"] = result.changes
+    if result.set_aside:
+        facts["Set aside"] = f"shards {', '.join(map(str, result.set_aside))}: made by the next run, if it can"
     reading = reading_example(result.dataset_url, result.version)
     leave_summary(result.dataset_url, facts, result.rejected_sources, reading)

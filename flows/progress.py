@@ -20,6 +20,11 @@ def listening(listener: Listener) -> Iterator[None]:
         _listener.reset(token)
 
 
+def current_listener() -> Listener | None:
+    """Give the listener of the innermost block; None if there is none."""
+    return _listener.get()
+
+
 def report(step: str, done: int, total: int) -> None:
     """Tell the listener, if there is one."""
     if listener := _listener.get():

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from typing import Final
 
 import numpy as np
@@ -17,6 +18,7 @@ from storage.growth import present_sources
 from storage.recipe import Gates
 
 _READERS: Final = 8
+_NAMED_SHARDS: Final = 3
 
 
 @dataclass(frozen=True)
@@ -188,6 +190,19 @@ def figure(value: float, unit: str) -> str:
 
 
 @dataclass(frozen=True)
+class Missing:
+    """Shards that failed on several workers and are set aside.
+
+    Attributes:
+        reasons: why, by shard.
+        of: number of planned shards.
+    """
+
+    reasons: Mapping[int, str]
+    of: int
+
+
+@dataclass(frozen=True)
 class GateCheck:
     """One of the recipe's gates, held against what was found.
 
@@ -206,8 +221,8 @@ class GateCheck:
     failure: str
 
 
-def check_gates(quality: Quality, gates: Gates) -> list[GateCheck]:
-    """Hold the quality against each gate that asks for something."""
+def check_gates(quality: Quality, gates: Gates, missing: Missing | None = None) -> list[GateCheck]:
+    """Hold the quality, and what is missing, against each gate that asks for something."""
     least, most = partial(_least, quality), partial(_most, quality)
     checks = (
         least("min_cycle_psnr_matched", "cycle_psnr_matched_db", gates.min_cycle_psnr_matched, " dB"),
@@ -215,17 +230,18 @@ def check_gates(quality: Quality, gates: Gates) -> list[GateCheck]:
         least("min_cycle_ssim", "cycle_ssim", gates.min_cycle_ssim, ""),
         most("max_cycle_lpips", "cycle_lpips", gates.max_cycle_lpips),
         _fewest_rejects(quality, gates.max_reject_fraction),
+        _fewest_missing(missing, gates.max_set_aside_fraction),
     )
     return [check for check in checks if check is not None]
 
 
-def require_gates(quality: Quality, gates: Gates) -> None:
-    """Hold the quality against the recipe's gates.
+def require_gates(quality: Quality, gates: Gates, missing: Missing | None = None) -> None:
+    """Hold the quality, and what is missing, against the recipe's gates.
 
     Raises:
         GateError: at least one failed; the message says which, and by how much.
     """
-    failures = [check.failure for check in check_gates(quality, gates) if not check.passed]
+    failures = [check.failure for check in check_gates(quality, gates, missing) if not check.passed]
     if failures:
         raise GateError(
             f"The dataset is not published: {'; '.join(failures)}. Look at the rejects and the worst samples, "
@@ -264,6 +280,16 @@ def _fewest_rejects(quality: Quality, most: float | None) -> GateCheck | None:
     passed = share <= most
     failure = f"gate max_reject_fraction allows {most:.1%}: {found}, {share - most:.1%} over"
     return GateCheck("max_reject_fraction", f"at most {most:.1%}", found, passed, "" if passed else failure)
+
+
+def _fewest_missing(missing: Missing | None, most: float | None) -> GateCheck | None:
+    if most is None or missing is None or not missing.reasons:
+        return None
+    found = f"{len(missing.reasons)} of {missing.of} shards failed on several workers and are set aside"
+    passed = len(missing.reasons) <= most * missing.of
+    named = "; ".join(f"shard {shard}: {why}" for shard, why in islice(missing.reasons.items(), _NAMED_SHARDS))
+    failure = f"gate max_set_aside_fraction allows {most:.1%}: {found} ({named}); the run's artifacts have their logs"
+    return GateCheck("max_set_aside_fraction", f"at most {most:.1%}", found, passed, "" if passed else failure)
 
 
 def _worst(distribution: Distribution) -> str:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from flows.checks import check
 from flows.console import command, progress_bars, say, say_pairs
+from flows.credentials import use_configured_block
 from flows.factory import FactoryResult, factory, finished
 from flows.progress import listening
 from flows.runner import build_runner, parse_cluster, require_cluster
@@ -18,12 +19,13 @@ class RunSettings:
     """How to run; none of it changes the bytes that are made.
 
     Attributes:
-        cluster: ``local``, ``local:N`` or a scheduler's address.
+        cluster: ``local``, ``local:N``, ``cuda`` or a scheduler's address.
         in_flight: shards submitted at once; None for two per worker.
         keep_server: leave a Prefect server that was started running.
         wait: wait for another run on the dataset to end, instead of being refused.
         retry_rejects: try again what could not be used, and nothing else.
         tag: a name for the version that is published.
+        shard_deadline_s: seconds after which a shard is made on another worker too; None for ten times the usual.
     """
 
     cluster: str
@@ -32,6 +34,7 @@ class RunSettings:
     wait: bool = False
     retry_rejects: bool = False
     tag: str | None = None
+    shard_deadline_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,7 @@ def run_factory(recipe: Recipe, dataset_url: str, settings: RunSettings) -> Fini
         AuraError: refused, in one sentence.
     """
     cluster = parse_cluster(settings.cluster)
+    use_configured_block()
     checked = check(recipe, dataset_url)
     if not settings.retry_rejects and (done := finished(checked)):
         if settings.tag:
@@ -77,6 +81,7 @@ def run_factory(recipe: Recipe, dataset_url: str, settings: RunSettings) -> Fini
                 wait=settings.wait,
                 retry_rejects=settings.retry_rejects,
                 tag=settings.tag,
+                shard_deadline_s=settings.shard_deadline_s,
             )
         stopped = server.pid is not None and not settings.keep_server
     page = f"/runs/flow-run/{result.flow_run_id}"
@@ -103,6 +108,9 @@ def tell(run: FinishedRun) -> None:
         )
         if result.changes:
             say(f"{result.changes[0].upper()}{result.changes[1:]}.")
+        if result.set_aside:
+            shards = ", ".join(map(str, result.set_aside))
+            say(f"Shards {shards} failed on several workers and are not in the version; the same command tries again.")
     report = result.report_url if "://" in result.report_url else f"file://{result.report_url}"
     pairs = {
         "dataset": f"{result.dataset_url} (version {result.version}, {result.samples} samples)",

@@ -1,15 +1,17 @@
-"""Where shards are made: a Dask cluster on this machine, or one that runs already. One setting says which."""
+"""Where shards are made: a Dask cluster here, on CPUs or GPUs, or one that runs already. One setting says which."""
 
 import contextlib
+import importlib
 import logging
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Final, Literal, cast
 
 import dask
 import distributed
 import psutil
+import torch
 from prefect.futures import PrefectFuture
 from prefect.task_runners import TaskRunner
 from prefect_dask.task_runners import DaskTaskRunner
@@ -19,11 +21,25 @@ from aura.errors import AuraError, InvalidInputError
 _BYTES_PER_WORKER = 2 << 30  # torch, the networks and one 24 megapixel photograph with its tiles
 _CONNECT_TIMEOUT_S = 5
 _LOST_WORKER_TIMEOUT = "10 minutes"
-_EXPECTED = "'local', 'local:N' for N workers, or a scheduler's address such as tcp://host:8786"
+_ON_THIS_MACHINE: Final[dict[str, Any]] = {
+    "host": "127.0.0.1",
+    "dashboard_address": "127.0.0.1:0",
+    "memory_limit": 0,  # the recipe's limits bound memory; a worker that Dask pauses would never go on
+}
+_EXPECTED = (
+    "'local', 'local:N' for N workers, 'cuda' for one worker on each GPU of this machine, or a scheduler's address "
+    "such as tcp://host:8786"
+)
+GPU: Final = "GPU"
+"""The Dask resource that stands for a whole GPU. Where workers declare it, a shard takes one of it."""
 
 
 class SchedulerError(AuraError, ConnectionError):
     """The Dask scheduler does not answer."""
+
+
+class CudaClusterError(AuraError, RuntimeError):
+    """This machine or this installation cannot run a CUDA cluster."""
 
 
 @dataclass(frozen=True)
@@ -32,26 +48,30 @@ class Cluster:
 
     Attributes:
         address: address of a running scheduler; None for a cluster of our own on this machine.
-        workers: processes of the cluster of our own.
+        workers: processes of the cluster of our own; 0 for as many as there are GPUs.
+        kind: what the workers of a cluster of our own compute on.
     """
 
     address: str | None
     workers: int
+    kind: Literal["cpu", "cuda"] = "cpu"
 
     @property
     def threads_per_worker(self) -> int:
         """Threads that torch may use in each local worker."""
-        return max(1, usable_cpus() // self.workers)
+        return max(1, usable_cpus() // max(1, self.workers))
 
 
 def parse_cluster(setting: str) -> Cluster:
-    """Read the cluster setting: ``local``, ``local:N``, or a scheduler's address.
+    """Read the cluster setting: ``local``, ``local:N``, ``cuda``, or a scheduler's address.
 
     Raises:
         InvalidInputError: it is none of these.
     """
     if "://" in setting:
         return Cluster(setting, 0)
+    if setting == "cuda":
+        return Cluster(None, 0, "cuda")
     kind, _, count = setting.partition(":")
     if kind != "local" or (count and not (count.isdigit() and int(count) > 0)):
         raise InvalidInputError(f"The cluster setting is {setting!r}; expected {_EXPECTED}.")
@@ -64,11 +84,14 @@ def configured_cluster() -> Cluster:
 
 
 def require_cluster(cluster: Cluster) -> None:
-    """Check that an existing scheduler answers and has workers.
+    """Check that an existing scheduler answers and has workers, or that a CUDA cluster can be started.
 
     Raises:
         SchedulerError: it does not answer, or has none.
+        CudaClusterError: dask-cuda is not installed, or there is no GPU.
     """
+    if cluster.kind == "cuda":
+        _cuda_cluster_class()
     if cluster.address is None:
         return
     try:
@@ -89,6 +112,8 @@ def build_runner(cluster: Cluster) -> TaskRunner[PrefectFuture[Any]]:
     """Build the task runner. Nothing starts and nothing is connected before the first task is submitted."""
     if cluster.address:
         runner = DaskTaskRunner(address=cluster.address)
+    elif cluster.kind == "cuda":
+        runner = DaskTaskRunner(cluster_class=cuda_cluster)  # type: ignore[arg-type]  # as below
     else:
         arguments = {"workers": cluster.workers, "threads": cluster.threads_per_worker}
         # it enters whatever it calls, with these arguments; the library types a class only
@@ -97,13 +122,59 @@ def build_runner(cluster: Cluster) -> TaskRunner[PrefectFuture[Any]]:
 
 
 @contextlib.contextmanager
-def local_cluster(workers: int, threads: int) -> Iterator[distributed.LocalCluster]:
+def local_cluster(
+    workers: int, threads: int, resources: dict[str, float] | None = None
+) -> Iterator[distributed.LocalCluster]:
     """Run a cluster of worker processes that take one task at a time.
 
     Args:
         workers: number of processes.
         threads: threads torch may use in each.
+        resources: what each worker declares to have, such as ``{GPU: 1}``.
     """
+    with (
+        _settings_for_workers(threads),
+        distributed.LocalCluster(  # type: ignore[no-untyped-call]  # the library ships no types
+            n_workers=workers, threads_per_worker=1, processes=True, resources=resources, **_ON_THIS_MACHINE
+        ) as cluster,
+    ):
+        yield cluster
+
+
+@contextlib.contextmanager
+def cuda_cluster() -> Iterator[distributed.LocalCluster]:
+    """Run a cluster with one worker process for each GPU of this machine; each takes one shard at a time.
+
+    Raises:
+        CudaClusterError: dask-cuda is not installed, or there is no GPU.
+    """
+    cluster_class = _cuda_cluster_class()
+    threads = max(1, usable_cpus() // torch.cuda.device_count())
+    with (
+        _settings_for_workers(threads),
+        cluster_class(threads_per_worker=1, resources={GPU: 1}, **_ON_THIS_MACHINE) as cluster,
+    ):
+        yield cluster
+
+
+def _cuda_cluster_class() -> Any:
+    """Import dask-cuda's cluster, which only those who have GPUs need to install."""
+    try:
+        found = importlib.import_module("dask_cuda").LocalCUDACluster
+    except ImportError as error:
+        raise CudaClusterError(
+            f"The cluster setting is 'cuda', which needs the package dask-cuda, and that does not import ({error}). "
+            "Install the dask-cuda that fits the installed dask, or start a worker for each GPU by hand: "
+            "'CUDA_VISIBLE_DEVICES=0 aura worker tcp://host:8786 --gpu'."
+        ) from None
+    if not torch.cuda.is_available():
+        raise CudaClusterError("The cluster setting is 'cuda', but PyTorch finds no GPU here; use 'local'.")
+    return found
+
+
+@contextlib.contextmanager
+def _settings_for_workers(threads: int) -> Iterator[None]:
+    """Have the nannies that start within the block give their workers the environment that they need."""
     # malloc and OpenMP read their settings once, before Python starts: hence the pre-spawn environment.
     logging.getLogger("distributed").setLevel(logging.WARNING)  # Prefect's handlers would repeat all its chatter
     environment = worker_environment(threads)
@@ -117,16 +188,8 @@ def local_cluster(workers: int, threads: int) -> Iterator[distributed.LocalClust
                 "distributed.deploy.lost-worker-timeout": _LOST_WORKER_TIMEOUT,
             }
         ),
-        distributed.LocalCluster(  # type: ignore[no-untyped-call]  # the library ships no types
-            n_workers=workers,
-            threads_per_worker=1,
-            processes=True,
-            host="127.0.0.1",
-            dashboard_address="127.0.0.1:0",
-            memory_limit=0,  # the recipe's limits bound memory; a worker that Dask pauses would never go on
-        ) as cluster,
     ):
-        yield cluster
+        yield
 
 
 def worker_environment(threads: int) -> dict[str, str]:
@@ -145,18 +208,6 @@ def worker_environment(threads: int) -> dict[str, str]:
     }
     pools = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
     return allocator | dict.fromkeys(pools, str(threads))
-
-
-def worker_count(runner: TaskRunner[PrefectFuture[Any]]) -> int:
-    """Count the tasks that the runner's cluster can work on at once, starting it if need be.
-
-    Raises:
-        InvalidInputError: it is not a runner of :func:`build_runner`.
-    """
-    if not isinstance(runner, DaskTaskRunner):
-        raise InvalidInputError(f"The task runner is a {type(runner).__name__}; shards are made on Dask only.")
-    workers = runner.client.scheduler_info(n_workers=-1)["workers"]
-    return max(1, sum(int(worker["nthreads"]) for worker in workers.values()))
 
 
 def usable_cpus() -> int:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+import psutil
 from prefect.events.worker import EventsWorker
 from prefect.logging.handlers import APILogWorker
 from prefect.settings import (
@@ -32,12 +33,14 @@ _START_TIMEOUT_S = 240.0  # a busy machine takes a minute to make the tables of 
 _STOP_TIMEOUT_S = 15.0
 _DRAIN_TIMEOUT_S = 5.0
 
-# What the local server needs, and what it does not: nothing is scheduled here, nothing is reported home.
+# What the local server needs, and what it does not: nothing is reported home.
 _SERVER_ENVIRONMENT = {
     "PREFECT_SERVER_UI_API_URL": "/api",  # otherwise the UI only finds an API on port 4200
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "PREFECT_CLOUD_ENABLE_ORCHESTRATION_TELEMETRY": "false",
     "DO_NOT_TRACK": "1",
+}
+_WITHOUT_SCHEDULES = {
     "PREFECT_SERVER_SERVICES_SCHEDULER_ENABLED": "false",
     "PREFECT_SERVER_SERVICES_LATE_RUNS_ENABLED": "false",
     "PREFECT_SERVER_SERVICES_TRIGGERS_ENABLED": "false",
@@ -70,8 +73,8 @@ class Server:
 
     def wait(self) -> None:
         """Wait until the server that was started here ends by itself."""
-        while self.pid is not None and _is_running(self.pid):
-            time.sleep(0.2)
+        if self.pid is not None:
+            _wait_for_end(self.pid, None)
 
 
 def data_folder() -> Path:
@@ -88,12 +91,13 @@ def configured_api_url() -> str | None:
 
 
 @contextlib.contextmanager
-def prefect_server(*, keep: bool = False, port: int | None = None) -> Iterator[Server]:
+def prefect_server(*, keep: bool = False, port: int | None = None, schedules: bool = False) -> Iterator[Server]:
     """Give the Prefect server to use, and make it the one that Prefect's client in this process uses.
 
     Args:
         keep: leave a server that was started here running; the next run finds and uses it.
         port: port of a server that has to be started; None takes a free one.
+        schedules: one that has to be started shall also run schedules and automations.
 
     Yields:
         The configured server, a local one that was kept, or a new local one, stopped on leaving unless kept.
@@ -105,7 +109,13 @@ def prefect_server(*, keep: bool = False, port: int | None = None) -> Iterator[S
         _require_answer(api_url)
         yield Server(api_url, _ui_url(api_url), local=False)
         return
-    server = _kept_server() or _start(port, keep=keep)
+    server = _kept_server()
+    if server is not None and schedules:
+        raise ServerError(
+            f"A local Prefect server runs already at {server.api_url}, and it runs no schedules; stop it first with "
+            "'aura server --stop'."
+        )
+    server = server or _start(port, keep=keep, schedules=schedules)
     try:
         with _client_uses(server.api_url):
             yield server
@@ -146,7 +156,7 @@ def _send_what_is_queued() -> None:
         worker.drain_all(timeout=_DRAIN_TIMEOUT_S)
 
 
-def _start(port: int | None, *, keep: bool) -> Server:
+def _start(port: int | None, *, keep: bool, schedules: bool) -> Server:
     home = data_folder() / "prefect"
     try:
         home.mkdir(parents=True, exist_ok=True)
@@ -158,11 +168,13 @@ def _start(port: int | None, *, keep: bool) -> Server:
         ) from None
     port = port or port_or_free(0)
     command = [sys.executable, "-m", "flows.server_process", str(port), "keep" if keep else str(os.getpid())]
+    environment = _SERVER_ENVIRONMENT | {"PREFECT_UI_URL": f"http://{_HOST}:{port}"}  # for links in notifications
+    environment |= {} if schedules else _WITHOUT_SCHEDULES
     with log:
         # A session of its own: ctrl-C reaches the run, which ends in order and stops the server last.
         process = subprocess.Popen(  # noqa: S603 -- this interpreter and a number
             command,
-            env=os.environ | _SERVER_ENVIRONMENT | {"PREFECT_HOME": str(home)},
+            env=os.environ | environment | {"PREFECT_HOME": str(home)},
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -190,7 +202,8 @@ def _wait_until_healthy(process: "subprocess.Popen[bytes]", api_url: str, log: P
                 f"The local Prefect server {ended}: {last} (log: {log}); "
                 "set PREFECT_API_URL to use a server that runs already."
             )
-        time.sleep(0.1)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(0.1)  # nothing tells that an HTTP server is ready but its answer: ask, unless it has ended
 
 
 def _stop(pid: int) -> None:
@@ -198,19 +211,17 @@ def _stop(pid: int) -> None:
     for signal_number in (signal.SIGTERM, signal.SIGKILL):
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal_number)
-        deadline = time.monotonic() + _STOP_TIMEOUT_S
-        while time.monotonic() < deadline:
-            if not _is_running(pid):
-                return
-            time.sleep(0.05)
+        if _wait_for_end(pid, _STOP_TIMEOUT_S):
+            return
 
 
-def _is_running(pid: int) -> bool:
-    with contextlib.suppress(ChildProcessError):  # not a child of this process: ask the system instead
-        return os.waitpid(pid, os.WNOHANG)[0] == 0
+def _wait_for_end(pid: int, timeout_s: float | None) -> bool:
+    """Wait until a process is gone, a child of this one or not; False if it is still there after the time."""
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        psutil.Process(pid).wait(timeout_s)
+    except psutil.NoSuchProcess:
+        return True
+    except psutil.TimeoutExpired:
         return False
     return True
 

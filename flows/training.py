@@ -109,25 +109,31 @@ def evaluate_weights(
         cache: folder for developed photographs, or None to develop them anew.
         results: file for all that was measured, as JSON.
     """
+    evaluation = measure_weights(weights, folder, developers, crop, cache, _say_row)
+    out.print(as_table(evaluation))
+    if results is not None:
+        results.parent.mkdir(parents=True, exist_ok=True)
+        results.write_text(json.dumps(as_json(evaluation), indent=1) + "\n", encoding="utf-8")
+        say(f"Every pair is in {results}.")
+
+
+def measure_weights(
+    weights: Path | None,
+    folder: Path,
+    developers: Sequence[DeveloperName],
+    crop: int | None,
+    cache: Path | None,
+    on_row: Callable[[EvaluationRow | LeftOutPair], None],
+) -> Evaluation:
+    """Measure weights beside the classical inverses on real RAW files; parameters as for :func:`evaluate_weights`."""
     network = Reconstructor.load("aura", weights)
     methods: dict[str, Method] = {
         "linearise": canonical_by(linearise),
         "upi": canonical_by(upi),
         "aura": lambda image: network.canonical(image)[0],
     }
-    evaluation: Evaluation = evaluate(
-        methods,
-        list_raw_files(folder),
-        list(developers) or available_developers(),
-        crop=crop,
-        cache_folder=cache,
-        on_row=_say_row,
-    )
-    out.print(as_table(evaluation))
-    if results is not None:
-        results.parent.mkdir(parents=True, exist_ok=True)
-        results.write_text(json.dumps(as_json(evaluation), indent=1) + "\n", encoding="utf-8")
-        say(f"Every pair is in {results}.")
+    files, wanted = list_raw_files(folder), list(developers) or available_developers()
+    return evaluate(methods, files, wanted, crop=crop, cache_folder=cache, on_row=on_row)
 
 
 def _stage_bars(progress: Progress) -> Callable[[TrainProgress], None]:

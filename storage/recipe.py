@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import inspect
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 import yaml
 from pydantic import (
@@ -23,6 +25,8 @@ from pydantic import (
 
 from aura.errors import AuraError, RecipeError
 from storage.location import locate
+
+_FIELD_IN_DOCSTRING: Final = re.compile(r"^    (\w+): (.*(?:\n {8}.*)*)", re.MULTILINE)
 
 CanvasMode = Literal["tile", "fit"]
 Codec = Literal["zstd", "lz4", "pcodec"]
@@ -63,8 +67,17 @@ KelvinRange = Annotated[
 ]
 
 
+def _describe_fields(schema: dict[str, Any], model: type[BaseModel]) -> None:
+    """Put what a model's docstring says of its fields into its JSON schema, which forms are made of."""
+    said = inspect.getdoc(model) or ""
+    summary, _, attributes = said.partition("Attributes:")
+    schema["description"] = " ".join(summary.split())
+    for name, text in _FIELD_IN_DOCSTRING.findall(attributes):
+        schema["properties"][name]["description"] = " ".join(text.replace("``", "").split())
+
+
 class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, json_schema_extra=_describe_fields)
 
 
 class Canvas(_Part):
@@ -128,6 +141,7 @@ class Gates(_Part):
         min_cycle_ssim: least mean cycle SSIM, as is.
         max_cycle_lpips: greatest mean cycle LPIPS, as is.
         max_reject_fraction: greatest share of sources that could not be used, in [0, 1].
+        max_set_aside_fraction: greatest share of shards that may be missing because they failed on several workers.
     """
 
     min_cycle_psnr_matched: float | None = None
@@ -135,6 +149,7 @@ class Gates(_Part):
     min_cycle_ssim: Annotated[float, Field(ge=-1, le=1)] | None = None
     max_cycle_lpips: Annotated[float, Field(ge=0)] | None = None
     max_reject_fraction: Annotated[float, Field(ge=0, le=1)] | None = 0.5
+    max_set_aside_fraction: Annotated[float, Field(ge=0, le=1)] | None = 0.0
 
 
 class Recipe(_Part):

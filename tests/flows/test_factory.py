@@ -11,18 +11,14 @@ import distributed
 import httpx
 import pytest
 import zarr
-from prefect.states import Failed
 
 from aura.errors import (
     DatasetConflictError,
     EmptyCorpusError,
     GateError,
-    IntegrityError,
     InvalidInputError,
-    StorageError,
 )
 from flows.checks import check
-from flows.dispatch import make_shard
 from flows.factory import factory, finished
 from flows.progress import listening
 from flows.runner import build_runner, local_cluster, parse_cluster
@@ -286,25 +282,6 @@ def _kill_after_first_shard(dataset: Path, pid: int, stop: threading.Event) -> N
     while not list((dataset / "samples").glob("*.parquet")) and not stop.wait(0.01):
         pass
     os.kill(pid, signal.SIGKILL)
-
-
-@pytest.mark.parametrize(
-    ("failure", "again"),
-    [
-        (StorageError("no room left"), True),
-        (MemoryError(), True),
-        (IntegrityError("other weights"), False),
-        (DatasetConflictError("another recipe"), False),
-    ],
-)
-def test_what_time_may_mend_is_tried_again(failure: Exception, again: bool) -> None:
-    condition = make_shard.retry_condition_fn
-    assert condition is not None
-    assert condition(make_shard, None, Failed(data=failure)) is again
-    delays = make_shard.retry_delay_seconds
-    assert isinstance(delays, list)
-    assert delays == sorted(set(delays))
-    assert make_shard.retries == len(delays) > 2
 
 
 def test_gates_that_fail_say_which_and_by_how_much_and_nothing_is_published(

@@ -1,6 +1,8 @@
 import os
 import re
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import distributed
@@ -8,22 +10,55 @@ import pytest
 
 from aura.errors import InvalidInputError
 from flows.runner import (
+    GPU,
     Cluster,
+    CudaClusterError,
     SchedulerError,
     build_runner,
     local_cluster,
     parse_cluster,
     require_cluster,
     usable_cpus,
-    worker_count,
     worker_environment,
 )
+from flows.workforce import Workforce
 
 
 def test_one_setting_says_where_the_work_is_done() -> None:
     assert parse_cluster("tcp://10.0.0.1:8786").address == "tcp://10.0.0.1:8786"
     assert parse_cluster("local:3") == Cluster(None, 3)
     assert 1 <= parse_cluster("local").workers <= usable_cpus()
+
+
+def test_gpus_need_a_package_that_only_their_owners_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert parse_cluster("cuda") == Cluster(None, 0, "cuda")
+    monkeypatch.setitem(sys.modules, "dask_cuda", None)  # as where it is not installed
+    with pytest.raises(CudaClusterError, match=r"dask-cuda.*aura worker tcp://host:8786 --gpu"):
+        require_cluster(parse_cluster("cuda"))
+
+
+def test_a_worker_for_a_scheduler_has_its_settings_and_declares_its_gpu() -> None:
+    with (
+        distributed.LocalCluster(n_workers=0, host="127.0.0.1", dashboard_address="127.0.0.1:0") as cluster,
+        distributed.Client(cluster, set_as_default=False) as client,
+    ):
+        address = cluster.scheduler_address
+        # a cluster that runs in this process has put its workers' settings into the environment
+        plain = {name: value for name, value in os.environ.items() if name not in worker_environment(1)}
+        without = subprocess.Popen([sys.executable, "-m", "dask", "worker", address, "--nthreads", "1"], env=plain)
+        tuned = subprocess.Popen([sys.executable, "-m", "flows.cli", "worker", address, "--gpu"])
+        try:
+            client.wait_for_workers(2, timeout=120)
+            workers = client.scheduler_info(n_workers=-1)["workers"]
+            (ours,) = [name for name, worker in workers.items() if worker["resources"].get(GPU) == 1]
+            with build_runner(parse_cluster(address)) as runner:
+                workforce = Workforce.of(runner)
+                assert workforce.places() == 1  # the other worker has no GPU, so that no shard may go there
+                assert workforce.untuned() == [name for name in workers if name != ours]
+        finally:
+            for process in (without, tuned):
+                process.terminate()
+                process.wait()
 
 
 @pytest.mark.parametrize("setting", ["", "remote", "local:0", "local:two", "local:-1"])
@@ -60,7 +95,7 @@ def test_an_existing_scheduler_is_used_and_left_running() -> None:
         setting = parse_cluster(cluster.scheduler_address)
         require_cluster(setting)
         with build_runner(setting) as runner:
-            assert worker_count(runner) == 1
+            assert Workforce.of(runner).places() == 1
         require_cluster(setting)
 
 

@@ -1,9 +1,14 @@
 import shutil
 from pathlib import Path
 
+import httpx
 import pytest
 import yaml
 
+from aura.errors import InvalidInputError
+from aura.training.configuration import TrainConfig
+from flows.server import Server
+from flows.training_run import train
 from tests.flows.conftest import Aura, write_photograph
 
 
@@ -84,3 +89,21 @@ def test_evaluation_without_files_or_with_an_unknown_developer_is_refused(
     assert "RAW files" in capsys.readouterr().err
     assert aura("evaluate", "--data", str(tmp_path), "--developer", "lightroom") == 2
     assert "darktable" in capsys.readouterr().err
+
+
+def test_training_as_a_flow_shows_its_progress_and_curves(scenes: Path, server: Server, tmp_path: Path) -> None:
+    stage = {"name": "global", "steps": 2, "batch": 2, "size": 96, "learning_rate": 0.001, "pool": 24}
+    out = tmp_path / "as-a-flow"
+    config = TrainConfig.model_validate(
+        {"data": scenes, "out": out, "stages": [stage], "validation_pairs": 1, "loader_workers": 0}
+    )
+    result = train(config=config)
+    weights = Path(result.weights).read_bytes()
+    body = {"artifacts": {"key": {"like_": "%-as-a-flow"}}}
+    found = {each["key"]: each["data"] for each in httpx.post(f"{server.api_url}/artifacts/filter", json=body).json()}
+    assert found["progress-views-as-a-flow"] == found["progress-global-as-a-flow"] == 100
+    assert "](data:image/jpeg;base64," in found["curves-as-a-flow"]
+    assert "dB" in found["training-as-a-flow"]
+    assert Path(train(config=config).weights).read_bytes() == weights  # goes on at its end, which is no work
+    with pytest.raises(InvalidInputError, match="seed"):
+        train(config=config.model_copy(update={"seed": 1}))

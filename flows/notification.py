@@ -1,0 +1,53 @@
+"""Telling people that a run failed: what an automation of prefect.yaml runs when a gate, or anything else, fails."""
+
+import os
+from typing import Final
+
+import httpx
+from prefect import flow, get_run_logger
+
+from aura.errors import AuraError, InvalidInputError
+
+WEBHOOK_VARIABLE: Final = "AURA_WEBHOOK_URL"
+"""Environment variable of the worker: where to post. The address is a secret in itself, so it is no parameter."""
+_TIMEOUT_S: Final = 15.0
+
+
+class NotificationError(AuraError, ConnectionError):
+    """The webhook did not take the message."""
+
+
+@flow(
+    name="notify",
+    persist_result=False,
+    retries=3,
+    retry_delay_seconds=20,
+    description="Post what happened to the webhook that AURA_WEBHOOK_URL names: Slack, Mattermost, or anything else.",
+)
+def notify(subject: str, message: str, link: str = "") -> None:
+    """Post ``{"text", "subject", "message", "link"}`` as JSON; without a webhook, leave it in the log of this run.
+
+    Args:
+        subject: which run it is about.
+        message: what happened, and what to do.
+        link: where to look.
+
+    Raises:
+        InvalidInputError: the webhook is no http address.
+        NotificationError: it did not take the message.
+    """
+    text = "\n".join(part for part in (f"*{subject}*", message, link) if part)
+    address = os.environ.get(WEBHOOK_VARIABLE)
+    if not address:
+        get_run_logger().warning("%s is not set, so nobody is told: %s", WEBHOOK_VARIABLE, text)
+        return
+    if not address.startswith(("https://", "http://")):
+        raise InvalidInputError(f"{WEBHOOK_VARIABLE} is no http or https address; its value is kept out of this log.")
+    content = {"text": text, "subject": subject, "message": message, "link": link}
+    try:
+        answer = httpx.post(address, json=content, timeout=_TIMEOUT_S)
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise NotificationError(f"The webhook does not answer ({type(error).__name__}).") from None
+    if answer.is_error:  # not raise_for_status: that would put the address into the log
+        raise NotificationError(f"The webhook refused the message with status {answer.status_code}.")
+    get_run_logger().info("Told: %s", subject)

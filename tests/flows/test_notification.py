@@ -1,0 +1,35 @@
+"""What telling people must not tell: the webhook's address is a secret in itself."""
+
+import socket
+
+import httpx
+import pytest
+
+from aura.errors import InvalidInputError
+from flows.notification import WEBHOOK_VARIABLE, NotificationError, notify
+from flows.server import Server
+
+SECRET = "hooks/T0-secret"
+
+
+def test_a_webhook_that_fails_is_not_named(
+    server: Server, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    once = notify.with_options(retries=0)
+    message = {"subject": "a run", "message": "a gate failed"}
+    monkeypatch.delenv(WEBHOOK_VARIABLE, raising=False)
+    once(**message)
+    assert "nobody is told" in caplog.text
+    monkeypatch.setenv(WEBHOOK_VARIABLE, f"{server.api_url}/{SECRET}")
+    with pytest.raises(NotificationError, match="status 404"):
+        once(**message)
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        monkeypatch.setenv(WEBHOOK_VARIABLE, f"http://127.0.0.1:{unused.getsockname()[1]}/{SECRET}")
+        with pytest.raises(NotificationError, match="does not answer"):
+            once(**message)
+    monkeypatch.setenv(WEBHOOK_VARIABLE, f"{SECRET}:no-address")
+    with pytest.raises(InvalidInputError, match=WEBHOOK_VARIABLE):
+        once(**message)
+    said = [httpx.post(f"{server.api_url}/{what}/filter", json={}).text for what in ("flow_runs", "logs")]
+    assert not [text for text in (*said, caplog.text) if SECRET in text]
