@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+import httpx
 from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 
@@ -32,16 +33,17 @@ def main() -> None:
     if chromium is None:
         sys.exit("The browser chromium is not installed; install it (apt install chromium) and run again.")
     FOLDER.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
+    with tempfile.TemporaryDirectory() as folder:
         os.environ["AURA_HOME"] = str(Path(folder) / "home")
         os.environ.pop("PREFECT_API_URL", None)
         with prefect_server() as server:
             run = make_run(Path(folder) / "street")
-            sandbox = [] if os.geteuid() else ["--no-sandbox"]  # root may not use it
-            browser = playwright.chromium.launch(executable_path=chromium, args=sandbox)
-            take_ui(browser, server.ui_url, run)
-            take_report(browser, run)
-            browser.close()
+            with sync_playwright() as playwright:
+                sandbox = [] if os.geteuid() else ["--no-sandbox"]  # root may not use it
+                browser = playwright.chromium.launch(executable_path=chromium, args=sandbox)
+                take_ui(browser, server.ui_url, run)
+                take_report(browser, run)
+                browser.close()
 
 
 def make_run(folder: Path) -> FinishedRun:
@@ -59,10 +61,31 @@ def make_run(folder: Path) -> FinishedRun:
 def take_ui(browser: Browser, ui_url: str, run: FinishedRun) -> None:
     """Take the run's page and its artifacts."""
     run_id = run.result.flow_run_id
+    wanted = {"flow_runs": {"id": {"any_": [run_id]}}}
+    artifacts = httpx.post(f"{ui_url}/api/artifacts/filter", json=wanted).raise_for_status().json()
+    places = {artifact["key"].removesuffix("-street-raw"): artifact["id"] for artifact in artifacts}
     with opened(browser, f"{ui_url}/runs/flow-run/{run_id}", (1280, 860), "light") as page:
-        page.get_by_text("shard-00000000").first.wait_for(timeout=60_000)
-        page.wait_for_load_state("networkidle")
+        page.get_by_text("Version 1 published").or_(page.get_by_text("shards are to be made")).first.wait_for()
+        settled(page)
         take(page, "prefect-run")
+        page.get_by_text("Artifacts", exact=True).last.click()
+        page.get_by_text("summary-street-raw").first.wait_for()
+        settled(page)
+        take(page, "prefect-artifacts")
+    for kind in ("contact-sheet", "rejects"):
+        with opened(browser, f"{ui_url}/artifacts/artifact/{places[kind]}", (1280, 860), "light") as page:
+            page.get_by_text("Show raw data").wait_for()
+            settled(page)
+            take(page, f"prefect-{kind}")
+
+
+def settled(page: Page) -> None:
+    """Wait until nothing is loaded any more and the time line has stopped moving."""
+    page.wait_for_load_state("networkidle")
+    before = b""
+    while (now := page.screenshot()) != before:
+        before = now
+        page.wait_for_timeout(500)
 
 
 def take_report(browser: Browser, run: FinishedRun) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,7 +13,6 @@ from uuid import UUID
 
 from prefect import get_run_logger
 from prefect.artifacts import (
-    create_link_artifact,
     create_markdown_artifact,
     create_progress_artifact,
     create_table_artifact,
@@ -123,33 +123,32 @@ def leave_gates(dataset_url: str, checks: Sequence[GateCheck]) -> None:
 
 
 def leave_rejects(dataset_url: str, rejects: Sequence[Reject], sources: int) -> None:
-    """Leave a table of the reasons why files gave no sample, with examples of each."""
-    rows = [
-        {
-            "reason": reject.reason if place == 0 else "",
-            "files": str(reject.count) if place == 0 else "",
-            "example": uri,
-            "what was found": detail,
-        }
-        for reject in rejects
-        for place, (uri, detail) in enumerate(reject.examples.items())
-    ]
+    """Leave the reasons why files gave no sample, with how many and examples of each; Markdown, so that text wraps."""
+    lines = ["| reason | files |", "|---|---:|", *(f"| {reject.reason} | {reject.count} |" for reject in rejects)]
+    for reject in rejects:
+        lines += ["", f"#### {plain(reject.reason)}", ""]
+        lines += [f"- **{plain(uri)}**: {plain(detail)}" for uri, detail in reject.examples.items()]
+        if reject.count > len(reject.examples):
+            lines.append(f"- and {reject.count - len(reject.examples)} more")
     rejected = sum(reject.count for reject in rejects)
-    create_table_artifact(
-        table=rows or [{"reason": "none", "files": "0", "example": "-", "what was found": "-"}],
+    create_markdown_artifact(
+        markdown="\n".join(lines) if rejects else "None.",
         key=artifact_key("rejects", dataset_url),
         description=f"{rejected} of {sources} files of the corpus gave no sample of {dataset_url}.",
     )
 
 
 def leave_report(dataset_url: str, report_url: str, version: int) -> None:
-    """Leave a link to the report of a version."""
-    create_link_artifact(
-        link=web_address(report_url),
-        link_text=f"Report of version {version}",
+    """Leave a link to the report of a version, and the command that fetches it where a browser may not."""
+    lines = [
+        f"### [Report of version {version}](<{web_address(report_url)}>)",
+        "Where the link needs a login, or the file lies on another machine:",
+        f"```sh\naura report {shlex.quote(dataset_url)} --version {version} --open\n```",
+    ]
+    create_markdown_artifact(
+        markdown="\n\n".join(lines),
         key=artifact_key("report", dataset_url),
-        description=f"Pictures, quality, noise, cameras and rejects of version {version}, in one page: {report_url}. "
-        f"Where the link needs a login: aura report {dataset_url} --version {version}",
+        description=f"Pictures, quality, noise, cameras and rejects of version {version}, in one page: {report_url}",
     )
 
 

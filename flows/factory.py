@@ -25,6 +25,8 @@ from flows.artifacts import (
     leave_rejects,
     leave_report,
     leave_summary,
+    plain,
+    web_address,
 )
 from flows.checks import Checked, check
 from flows.corpus_parts import on_workers
@@ -385,7 +387,7 @@ def _summarise(result: FactoryResult) -> None:
     facts = {
         "Dataset": f"`{result.dataset_url}`",
         "Version": str(result.version),
-        "Report": f"`{result.report_url}`",
+        "Report": f"[{plain(result.report_url)}](<{web_address(result.report_url)}>)",
         "Samples": str(result.samples),
         "Sources": f"{result.sources}, of which {sum(result.rejected_sources.values())} rejected",
         "Shards": f"{result.shards_made} made, {result.shards_found} found made",
