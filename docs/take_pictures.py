@@ -59,7 +59,7 @@ def make_run(folder: Path) -> FinishedRun:
 
 
 def take_ui(browser: Browser, ui_url: str, run: FinishedRun) -> None:
-    """Take the run's page and its artifacts."""
+    """Take the run's page and two of its artifacts."""
     run_id = run.result.flow_run_id
     wanted = {"flow_runs": {"id": {"any_": [run_id]}}}
     artifacts = httpx.post(f"{ui_url}/api/artifacts/filter", json=wanted).raise_for_status().json()
@@ -68,10 +68,6 @@ def take_ui(browser: Browser, ui_url: str, run: FinishedRun) -> None:
         page.get_by_text("Version 1 published").or_(page.get_by_text("shards are to be made")).first.wait_for()
         settled(page)
         take(page, "prefect-run")
-        page.get_by_text("Artifacts", exact=True).last.click()
-        page.get_by_text("summary-street-raw").first.wait_for()
-        settled(page)
-        take(page, "prefect-artifacts")
     for kind in ("contact-sheet", "rejects"):
         with opened(browser, f"{ui_url}/artifacts/artifact/{places[kind]}", (1280, 860), "light") as page:
             page.get_by_text("Show raw data").wait_for()
@@ -94,11 +90,10 @@ def take_report(browser: Browser, run: FinishedRun) -> None:
     with opened(browser, report, (1280, 1000), "light") as page:
         take(page, "report-light")
     with opened(browser, report, (1280, 1000), "dark") as page:
-        page.locator("#noise").scroll_into_view_if_needed()
         page.evaluate("document.querySelector('#noise').scrollIntoView()")
         take(page, "report-dark")
     with opened(browser, report, (360, 780), "dark") as page:
-        page.evaluate("document.querySelector('#pictures').scrollIntoView()")
+        page.evaluate("document.querySelector('.sample:has(.box)').scrollIntoView()")
         take(page, "report-phone")
 
 
