@@ -7,6 +7,7 @@ import httpx
 from prefect import flow, get_run_logger
 
 from aura.errors import AuraError, InvalidInputError
+from flows.server import configured_api_url, ui_url_of
 
 WEBHOOK_VARIABLE: Final = "AURA_WEBHOOK_URL"
 """Environment variable of the worker: where to post. The address is a secret in itself, so it is no parameter."""
@@ -24,18 +25,19 @@ class NotificationError(AuraError, ConnectionError):
     retry_delay_seconds=20,
     description="Post what happened to the webhook that AURA_WEBHOOK_URL names: Slack, Mattermost, or anything else.",
 )
-def notify(subject: str, message: str, link: str = "") -> None:
+def notify(subject: str, message: str, page: str = "") -> None:
     """Post ``{"text", "subject", "message", "link"}`` as JSON; without a webhook, leave it in the log of this run.
 
     Args:
         subject: which run it is about.
         message: what happened, and what to do.
-        link: where to look.
+        page: where to look: path of a page of the Prefect UI, such as ``runs/flow-run/...``.
 
     Raises:
         InvalidInputError: the webhook is no http address.
         NotificationError: it did not take the message.
     """
+    link = f"{ui_url_of(configured_api_url() or '')}/{page}" if page else ""
     text = "\n".join(part for part in (f"*{subject}*", message, link) if part)
     address = os.environ.get(WEBHOOK_VARIABLE)
     if not address:

@@ -107,7 +107,7 @@ def prefect_server(*, keep: bool = False, port: int | None = None, schedules: bo
     """
     if api_url := configured_api_url():
         _require_answer(api_url)
-        yield Server(api_url, _ui_url(api_url), local=False)
+        yield Server(api_url, ui_url_of(api_url), local=False)
         return
     server = _kept_server()
     if server is not None and schedules:
@@ -168,8 +168,7 @@ def _start(port: int | None, *, keep: bool, schedules: bool) -> Server:
         ) from None
     port = port or port_or_free(0)
     command = [sys.executable, "-m", "flows.server_process", str(port), "keep" if keep else str(os.getpid())]
-    environment = _SERVER_ENVIRONMENT | {"PREFECT_UI_URL": f"http://{_HOST}:{port}"}  # for links in notifications
-    environment |= {} if schedules else _WITHOUT_SCHEDULES
+    environment = _SERVER_ENVIRONMENT | ({} if schedules else _WITHOUT_SCHEDULES)
     with log:
         # A session of its own: ctrl-C reaches the run, which ends in order and stops the server last.
         process = subprocess.Popen(  # noqa: S603 -- this interpreter and a number
@@ -189,7 +188,7 @@ def _start(port: int | None, *, keep: bool, schedules: bool) -> Server:
         raise
     if keep:
         _record_path().write_text(json.dumps({"pid": process.pid, "api_url": api_url}))
-    return Server(api_url, _ui_url(api_url), local=True, pid=process.pid)
+    return Server(api_url, ui_url_of(api_url), local=True, pid=process.pid)
 
 
 def _wait_until_healthy(process: "subprocess.Popen[bytes]", api_url: str, log: Path) -> None:
@@ -236,7 +235,7 @@ def _kept_server() -> Server | None:
         api_url = str(json.loads(_record_path().read_text())["api_url"])
     except (OSError, ValueError, KeyError):
         return None
-    return Server(api_url, _ui_url(api_url), local=True) if _answers(api_url) else None
+    return Server(api_url, ui_url_of(api_url), local=True) if _answers(api_url) else None
 
 
 def _require_answer(api_url: str) -> None:
@@ -257,7 +256,8 @@ def _answers(api_url: str, timeout_s: float = 2) -> bool:
     return answer.status_code in {200, 401, 403, 404}  # also one behind a login, or a cloud workspace
 
 
-def _ui_url(api_url: str) -> str:
+def ui_url_of(api_url: str) -> str:
+    """Address of the UI that belongs to an API, without a trailing slash; ``PREFECT_UI_URL`` if that is set."""
     return (get_current_settings().ui_url or api_url.removesuffix("/").removesuffix("/api")).rstrip("/")
 
 
