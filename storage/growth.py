@@ -24,13 +24,13 @@ import pyarrow.compute as pc
 from aura.errors import IntegrityError, MissingFileError, RejectedImageError, StorageAccessError
 from storage.corpus import check_corpus, holds_photographs, is_list, list_items, read_bytes, read_item
 from storage.dataset import Dataset
-from storage.index import INDEX_SCHEMA, conform, describe, read_index, recipe_facts
+from storage.index import INDEX_SCHEMA, describe, read_index, read_rows_of, recipe_facts
 from storage.ingest import Progress, RunParts, clear_parts, part_rows, read_parts, reject_repeated
 from storage.location import Location
 from storage.photograph import decode
 from storage.plan import plan_shards, read_shard_plan
 from storage.sources import Content, Item, Source, source_name
-from storage.tables import encode_table, facts_of, read_table
+from storage.tables import encode_table, facts_of
 
 REMOVED: Final = "removed"
 """Reason in a listing of a file that is no longer in the corpus."""
@@ -41,6 +41,7 @@ _DECODERS: Final = 2  # each may hold a whole photograph
 _NOT_RETRIED: Final = (None, "duplicate", "wrong_uri", "credentials_in_uri")
 _COMPARED_AT_ONCE: Final = 4096
 _PLANNED_AT_ONCE: Final = 4096
+_USABLE: Final = ("sha256", "reject_reason")
 _NAME: Final = ("uri", "member", "offset_bytes")
 
 Keys = npt.NDArray[np.bytes_]
@@ -78,21 +79,25 @@ class Listing:
     known: int = 0
 
 
-def current_index(dataset: Dataset) -> pa.Table:
+def current_index(dataset: Dataset, columns: Sequence[str] | None = None) -> pa.Table:
     """Return the corpus as it was listed last: the index with every listing laid over it, without what is gone.
+
+    Args:
+        dataset: the dataset.
+        columns: those to return; None returns all.
 
     Raises:
         IntegrityError: a table is damaged, or the index is lost.
         StorageError: the storage refused.
     """
-    tables = list(_history(dataset))
-    if len(tables) == 1:
-        return tables[0]
-    table = pa.concat_tables(tables)
+    if dataset.listings == 1:
+        return next(_history(dataset, columns))
+    wanted = INDEX_SCHEMA.names if columns is None else list(columns)
+    table = pa.concat_tables(_history(dataset, sorted({*wanted, *_NAME, "reject_reason"})))
     # of rows of the same name the last one counts
     _, from_behind = np.unique(_keys(table, _NAME)[::-1], return_index=True)
     table = table.take(pa.array(np.sort(table.num_rows - 1 - from_behind)))
-    return table.filter(pc.not_equal(pc.fill_null(table["reject_reason"], ""), REMOVED))
+    return table.filter(pc.not_equal(pc.fill_null(table["reject_reason"], ""), REMOVED)).select(wanted)
 
 
 def present_sources(index: pa.Table) -> frozenset[str]:
@@ -104,8 +109,8 @@ def gone_sources(dataset: Dataset) -> frozenset[str]:
     """Return the digests of the photographs that were in the corpus once and are no more."""
     if dataset.listings == 1:
         return frozenset()
-    ever = _ever(dataset)
-    return frozenset(ever.filter(pc.invert(pc.is_in(ever, _usable(current_index(dataset))))).to_pylist())
+    ever, present = _ever(dataset), _usable(current_index(dataset, _USABLE))
+    return frozenset(ever.filter(pc.invert(pc.is_in(ever, present))).to_pylist())
 
 
 def find_changes(dataset: Dataset) -> Changes:
@@ -121,7 +126,7 @@ def find_changes(dataset: Dataset) -> Changes:
     """
     column = dataset.recipe.corpus_column
     corpus = check_corpus(dataset.recipe.corpus, column)
-    index = current_index(dataset)
+    index = current_index(dataset, ("uri", "member", "length_bytes", "archive_bytes"))
     row_uris = _keys(index, ("uri",))
     uris = np.unique(row_uris)
     lengths = index["length_bytes"] if not is_list(corpus, column) else pa.nulls(index.num_rows, pa.int64())
@@ -157,16 +162,15 @@ def read_changes(
     new = part_rows(dataset.location, read_parts(dataset.location, changes.fresh, dataset.recipe, run, on_progress))
     reread = pc.is_in(index["uri"], pa.array([item.uri for item in changes.fresh], pa.string()))
     before = index.filter(reread)
-    removed = index.take(pa.array(changes.gone, pa.int64()))
     staying = np.ones(index.num_rows, bool)
     staying[list(changes.gone)] = False
-    kept = index.filter(pc.and_(pc.invert(reread), pa.array(staying)))
-    same_bytes = kept.filter(pc.is_in(kept["sha256"], new["sha256"].unique().drop_null()))
-    same_bytes = same_bytes.filter(pc.is_null(same_bytes["reject_reason"])).select(["uri", "member", "sha256"])
+    kept = pc.and_(pc.and_(pc.invert(reread), pa.array(staying)), pc.is_null(index["reject_reason"]))
+    repeated = pc.and_(kept, pc.is_in(index["sha256"], new["sha256"].unique().drop_null()))
+    same_bytes = index.select(["uri", "member", "sha256"]).filter(repeated)
     first_names = {row["sha256"]: source_name(row["uri"], row["member"]) for row in same_bytes.to_pylist()}
     new = reject_repeated(new, first_names)
     lost = np.isin(_keys(before, _NAME), _keys(new, _NAME), invert=True)  # left a tar or Parquet file
-    gone = pa.concat_tables([removed, before.filter(pa.array(lost, pa.bool_()))])
+    gone = pa.concat_tables([index.take(pa.array(changes.gone, pa.int64())), before.filter(pa.array(lost, pa.bool_()))])
     known = pc.and_(pc.is_null(new["reject_reason"]), pc.is_in(new["sha256"], _usable(before)))
     return Listing(pa.concat_tables([_removed(gone), new]), retry=False, known=pc.sum(known).as_py() or 0)
 
@@ -235,12 +239,11 @@ def pending_listing(dataset: Dataset) -> Listing | None:
         StorageError: the storage refused.
     """
     try:
-        table = read_table(_file(dataset.location, dataset.listings + 1))
+        table = read_rows_of(_file(dataset.location, dataset.listings + 1))
     except MissingFileError:
         return None
     facts = facts_of(table)
-    rows = conform(table.replace_schema_metadata(None))
-    return Listing(rows, facts.get("retry") == "True", int(facts.get("known", "0")))
+    return Listing(table.replace_schema_metadata(None), facts.get("retry") == "True", int(facts.get("known", "0")))
 
 
 def listing_digest(dataset: Dataset, listing: int) -> dict[str, str]:
@@ -267,13 +270,13 @@ def plan_growth(dataset: Dataset, listing: Listing) -> Iterator[pa.Table]:
     return plan_shards(rows.to_batches(_PLANNED_AT_ONCE), dataset.recipe, dataset.shard_count, made)
 
 
-def _history(dataset: Dataset) -> Iterator[pa.Table]:
-    index = read_index(dataset.location, dataset.recipe)
+def _history(dataset: Dataset, columns: Sequence[str] | None) -> Iterator[pa.Table]:
+    index = read_index(dataset.location, dataset.recipe, columns)
     if index is None:
         raise IntegrityError(f"{dataset.location.url} has lost its index.parquet. Restore that file from a copy.")
     yield index.replace_schema_metadata(None)
     for listing in range(2, dataset.listings + 1):
-        yield conform(read_table(_file(dataset.location, listing)).replace_schema_metadata(None))
+        yield read_rows_of(_file(dataset.location, listing), columns).replace_schema_metadata(None)
 
 
 def _usable(index: pa.Table) -> pa.Array:
@@ -284,16 +287,17 @@ def _usable(index: pa.Table) -> pa.Array:
 
 def _ever(dataset: Dataset) -> pa.Array:
     """Digests of every photograph that was in the corpus at some time and could be used."""
-    return pa.chunked_array([_usable(table) for table in _history(dataset)], pa.string()).unique()
+    return pa.chunked_array([_usable(table) for table in _history(dataset, _USABLE)], pa.string()).unique()
 
 
 def _keys(table: pa.Table, columns: Sequence[str]) -> Keys:
     """Return a key of 16 bytes for each row, equal where all of these columns are."""
-    return _digests(zip(*(table[column].to_pylist() for column in columns), strict=True))
+    pieces = table.select(columns).to_batches(_COMPARED_AT_ONCE)
+    return _digests(row for piece in pieces for row in zip(*(values.to_pylist() for values in piece), strict=True))
 
 
 def _digests(rows: Iterable[Iterable[Any]]) -> Keys:
-    return np.array([hashlib.blake2b(repr([*row]).encode(), digest_size=16).digest() for row in rows], "S16")
+    return np.fromiter((hashlib.blake2b(repr([*row]).encode(), digest_size=16).digest() for row in rows), "S16")
 
 
 def _find(ordered: Keys, wanted: Keys) -> npt.NDArray[np.int64]:

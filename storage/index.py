@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Final
 
@@ -19,7 +19,7 @@ from storage.photograph import probe
 from storage.range_file import RangeFile
 from storage.recipe import Limits, Recipe, differing_fields
 from storage.sources import Content, Item, Source
-from storage.tables import facts_of, read_table
+from storage.tables import decode_table, facts_of, read_schema
 
 INDEX_SCHEMA: Final = pa.schema(
     [
@@ -124,8 +124,13 @@ def recipe_facts(recipe: Recipe) -> dict[str, str]:
     return {"recipe": json.dumps(recipe.deciding, sort_keys=True)}
 
 
-def read_index(dataset_url: str | Location, recipe: Recipe) -> pa.Table | None:
+def read_index(dataset_url: str | Location, recipe: Recipe, columns: Sequence[str] | None = None) -> pa.Table | None:
     """Return the index kept in a dataset, as the corpus was listed first, or None if there is none yet.
+
+    Args:
+        dataset_url: the dataset.
+        recipe: whose corpus it is.
+        columns: those to return; None returns all.
 
     Raises:
         DatasetConflictError: it belongs to another recipe; the message names the fields.
@@ -133,11 +138,11 @@ def read_index(dataset_url: str | Location, recipe: Recipe) -> pa.Table | None:
         StorageError: the storage refused.
     """
     try:
-        table = read_table(locate(dataset_url).join(INDEX_NAME))
+        table = read_rows_of(locate(dataset_url).join(INDEX_NAME), columns)
     except MissingFileError:
         return None
     _require_same_recipe(locate(dataset_url), facts_of(table), recipe)
-    return conform(table)
+    return table
 
 
 def has_index(dataset_url: str | Location, recipe: Recipe) -> bool:
@@ -180,12 +185,27 @@ def index_batches(dataset_url: str | Location) -> Iterator[pa.RecordBatch]:
         ) from error
 
 
-def conform(table: pa.Table) -> pa.Table:
-    """Give a table of the corpus the columns that it lacks because an older release made it, null."""
-    for place, field in enumerate(INDEX_SCHEMA):
-        if field.name not in table.column_names:
-            table = table.add_column(place, field, pa.nulls(table.num_rows, field.type))
-    return table.cast(INDEX_SCHEMA.with_metadata(table.schema.metadata))
+def read_rows_of(place: Location, columns: Sequence[str] | None = None) -> pa.Table:
+    """Read a table of the corpus; columns that it lacks, because an older release made it, are null.
+
+    Args:
+        place: an index or a listing.
+        columns: those to return; None returns all of :data:`INDEX_SCHEMA`.
+
+    Raises:
+        MissingFileError: there is no such table.
+        IntegrityError: it is damaged.
+        StorageError: the storage refused.
+    """
+    data = place.read()
+    wanted = INDEX_SCHEMA if columns is None else pa.schema([INDEX_SCHEMA.field(name) for name in columns])
+    there = set(read_schema(data, place.url).names)
+    table = decode_table(data, place.url, [name for name in wanted.names if name in there])
+    found = [
+        table[field.name].cast(field.type) if field.name in there else pa.nulls(table.num_rows, field.type)
+        for field in wanted
+    ]
+    return pa.table(found, schema=wanted.with_metadata(table.schema.metadata))
 
 
 def _require_same_recipe(location: Location, facts: dict[str, str], recipe: Recipe) -> None:

@@ -260,10 +260,11 @@ class _Repeated:
 
     @classmethod
     def among(cls, dataset: Location, digests: Sequence[str]) -> _Repeated:
-        """Look through the digests of all photographs, 64 bytes of memory each."""
+        """Look through the digests of all photographs, 32 bytes of memory each."""
         columns = ["sha256", "reject_reason"]
         parts = [_usable_digests(table) for table in _tables(dataset, digests, columns)]
-        usable = np.concatenate([np.zeros(0, "S64"), *parts])
+        usable = np.concatenate([np.zeros(0, "S32"), *parts])
+        del parts
         order = np.argsort(usable, kind="stable")
         ordered = usable[order]
         begins = np.ones(len(ordered), bool)
@@ -302,7 +303,7 @@ def _reject_duplicates(table: pa.Table, firsts: Mapping[int, str]) -> pa.Table:
 def _usable_digests(table: pa.Table) -> npt.NDArray[np.bytes_]:
     """Return the digests of the usable rows, and nothing in the place of the others."""
     rows = zip(table["sha256"].to_pylist(), table["reject_reason"].to_pylist(), strict=True)
-    return np.array([digest if reason is None else "" for digest, reason in rows], "S64")
+    return np.array([bytes.fromhex(digest) if reason is None else b"" for digest, reason in rows], "S32")
 
 
 def _part(chosen: list[Item], facts: dict[str, Any], limits: Limits, column: str | None) -> Part:

@@ -219,7 +219,7 @@ def _run(record: LeaseRecord | None) -> RunStatus | None:
 def _index_rejects(dataset: Dataset) -> pa.Table:
     """Return the reject reasons of the corpus as it was listed last; of a first listing only that column is read."""
     if dataset.listings > 1:
-        return current_index(dataset).select(["reject_reason"])
+        return current_index(dataset, ["reject_reason"])
     try:
         return _reject_column(dataset.location.join(INDEX_NAME))
     except MissingFileError as error:

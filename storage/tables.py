@@ -137,6 +137,24 @@ def decode_table(data: bytes, name: str, columns: list[str] | None = None) -> pa
         ) from error
 
 
+def read_schema(data: bytes, name: str) -> pa.Schema:
+    """Read what a Parquet file says of its columns.
+
+    Args:
+        data: the whole file.
+        name: what to call it in an error.
+
+    Raises:
+        IntegrityError: it is not a Parquet file.
+    """
+    try:
+        return pq.read_schema(pa.BufferReader(data))
+    except (pa.ArrowException, OSError) as error:
+        raise IntegrityError(
+            f"{name} is not a whole Parquet file. Delete it, then run again to make it anew."
+        ) from error
+
+
 def facts_of(table: pa.Table) -> dict[str, str]:
     """Return the file-level metadata that :func:`encode_table` was given."""
     raw: dict[bytes, bytes] = table.schema.metadata or {}
