@@ -24,6 +24,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -198,8 +199,8 @@ def _stand_in_seconds(dataset: Path) -> list[float]:
 
 def _apart(measure: Callable[..., Figures], *arguments: Any) -> Figures:
     """Measure in a process of its own, whose memory is that of the measured thing alone."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(measure, arguments)
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(measure, *arguments).result()
 
 
 def _timed(figures: Figures, key: str, work: Callable[[], Any]) -> Any:
