@@ -241,14 +241,14 @@ def _write_list(path: Path, lines: int) -> None:
 
 
 def _rows_for(items: Iterable[Any], *_: Any) -> pa.Table:
-    return _made_up_rows(items, duplicates=100)
+    return _made_up_rows(items, duplicates=100, side=512)
 
 
 def _distinct_rows_for(items: Iterable[Any], *_: Any) -> pa.Table:
-    return _made_up_rows(items, duplicates=0)
+    return _made_up_rows(items, duplicates=0, side=32)
 
 
-def _made_up_rows(items: Iterable[Any], duplicates: int) -> pa.Table:
+def _made_up_rows(items: Iterable[Any], duplicates: int, side: int) -> pa.Table:
     from storage.index import INDEX_SCHEMA  # noqa: PLC0415
 
     rows = []
@@ -259,7 +259,7 @@ def _made_up_rows(items: Iterable[Any], duplicates: int) -> pa.Table:
         if duplicates and number % 1000 == 7:
             rows.append(row | {"reject_reason": "truncated", "reject_detail": "It ends early."})
             continue
-        facts = {"container": "JPEG", "mode": "RGB", "height_px": 512, "width_px": 512, "orientation": 1, "frames": 1}
+        facts = {"container": "JPEG", "mode": "RGB", "height_px": side, "width_px": side, "orientation": 1, "frames": 1}
         rows.append(row | facts | {"has_alpha": False, "icc": "sRGB (assumed)"})
     return pa.Table.from_pylist(rows, schema=INDEX_SCHEMA)
 
