@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help serve demo test lint bench-ablation bench-dng bench-fidelity bench-model bench-reader bench-schedule chaos pictures clean
+.PHONY: help serve demo test lint bench-ablation bench-dng bench-fidelity bench-model bench-reader bench-scale bench-schedule chaos pictures clean
 
 help:  ## what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,6 +32,9 @@ bench-fidelity: $(STAMP)  ## measure the inverses against real RAW files, print 
 
 bench-ablation: $(STAMP)  ## train AURA without each of its parts, and the published network; judge them side by side
 	$(BIN)/python benchmarks/ablation.py
+
+bench-scale: $(STAMP)  ## memory for a million photographs, memory and scheduling cost over twenty thousand shards
+	$(BIN)/python -m benchmarks.plan_scale
 
 chaos: $(STAMP)  ## kill what makes a dataset at random moments, and compare; writes benchmarks/results/chaos.json
 	$(BIN)/python -m benchmarks.chaos

@@ -58,10 +58,10 @@ def choose_rows(rows: Sequence[Row], count: int, column: str = "cycle_psnr_match
     targets = np.linspace(0, len(ranked) - 1, min(count, len(ranked)))
     for target in (*targets[:1], *targets[:0:-1]):  # the ends first
         free = [rank for rank in range(len(ranked)) if rank not in chosen]
-        unseen = [rank for rank in free if ranked[rank]["source_uri"] not in sources]
+        unseen = [rank for rank in free if ranked[rank]["source_sha256"] not in sources]
         nearest = min(unseen if len(chosen) > 1 and unseen else free, key=lambda rank: abs(rank - target))
         chosen.append(nearest)
-        sources.add(ranked[nearest]["source_uri"])
+        sources.add(ranked[nearest]["source_sha256"])
     return [ranked[rank] for rank in sorted(chosen)]
 
 
@@ -85,9 +85,9 @@ def choose_ends(rows: Sequence[Row], count: int, column: str = "cycle_psnr_match
     taken: set[int] = set()
     for _ in range(count):
         for name in ("worst", "best", "typical"):
-            sources = {row["source_uri"] for row in chosen[name]}
+            sources = {row["source_sha256"] for row in chosen[name]}
             free = [rank for rank in orders[name] if rank not in taken][:near]
-            fresh = [rank for rank in free if ranked[rank]["source_uri"] not in sources]
+            fresh = [rank for rank in free if ranked[rank]["source_sha256"] not in sources]
             for rank in (fresh or free)[:1]:
                 taken.add(rank)
                 chosen[name].append(ranked[rank])

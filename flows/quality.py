@@ -2,7 +2,7 @@
 
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -18,6 +18,7 @@ from storage.growth import present_sources
 from storage.recipe import Gates
 
 _READERS: Final = 8
+_TABLES_AT_ONCE: Final = 256
 _NAMED_SHARDS: Final = 3
 
 
@@ -130,13 +131,11 @@ def measure_quality(dataset: Dataset, index: pa.Table, shards: Iterable[int]) ->
         shards: the committed shards that count.
     """
     numbers = list(shards)
-    with ThreadPoolExecutor(_READERS) as pool:
-        samples = pa.concat_tables(pool.map(dataset.samples, numbers)).sort_by("index")
-        rejected = pa.concat_tables(pool.map(dataset.rejects, numbers)).sort_by("index")
+    samples, rejected = _gathered(dataset.samples, numbers), _gathered(dataset.rejects, numbers)
     if dataset.listings > 1:
         samples, rejected = _of_now(dataset, index, samples, rejected)
     refused = [reason for reason in index["reject_reason"].to_pylist() if reason is not None]
-    unusable = dict(zip(rejected["source_uri"].to_pylist(), rejected["reason"].to_pylist(), strict=True))
+    unusable = dict(zip(rejected["source_sha256"].to_pylist(), rejected["reason"].to_pylist(), strict=True))
     return Quality(
         samples=samples,
         rejected_samples=rejected,
@@ -144,6 +143,16 @@ def measure_quality(dataset: Dataset, index: pa.Table, shards: Iterable[int]) ->
         rejected_sources=dict(Counter([*refused, *unusable.values()]).most_common()),
         distributions=tuple(distributions_of(samples)),
     )
+
+
+def _gathered(read: Callable[[int], pa.Table], shards: Sequence[int]) -> pa.Table:
+    """Put the tables of shards together, in memory that grows with their rows and not with their number."""
+    pieces = []
+    with ThreadPoolExecutor(_READERS) as pool:
+        for start in range(0, len(shards), _TABLES_AT_ONCE):
+            tables = pool.map(read, shards[start : start + _TABLES_AT_ONCE])
+            pieces.append(pa.concat_tables(tables).combine_chunks())
+    return pa.concat_tables(pieces).sort_by("index")
 
 
 def _of_now(dataset: Dataset, index: pa.Table, samples: pa.Table, rejected: pa.Table) -> tuple[pa.Table, pa.Table]:

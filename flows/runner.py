@@ -26,12 +26,18 @@ _ON_THIS_MACHINE: Final[dict[str, Any]] = {
     "dashboard_address": "127.0.0.1:0",
     "memory_limit": 0,  # the recipe's limits bound memory; a worker that Dask pauses would never go on
 }
+_KEPT_MESSAGES = 50
 _EXPECTED = (
     "'local', 'local:N' for N workers, 'cuda' for one worker on each GPU of this machine, or a scheduler's address "
     "such as tcp://host:8786"
 )
 GPU: Final = "GPU"
 """The Dask resource that stands for a whole GPU. Where workers declare it, a shard takes one of it."""
+
+
+# Dask keeps the last thousand messages of every connection for its developers; a message that hands a shard to a worker
+# takes a tenth of a megabyte
+dask.config.set({"distributed.admin.low-level-log-length": _KEPT_MESSAGES})
 
 
 class SchedulerError(AuraError, ConnectionError):

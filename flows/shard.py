@@ -35,6 +35,7 @@ from storage.plan import place, read_shard_plan
 from storage.recipe import Recipe
 from storage.samples import RejectRow, SampleRow
 from storage.shard import ShardData, is_committed, write_shard
+from storage.sources import source_name
 
 PlanRow = dict[str, Any]
 _SOURCE_KEY: Final = ("source_uri", "source_member", "source_offset_bytes")  # a tar may hold a name twice
@@ -262,7 +263,7 @@ def _sample_row(
 def _reject(row: PlanRow, error: RejectedImageError) -> RejectRow:
     return RejectRow(
         index=row["index"],
-        source_uri=row["source_uri"],
+        source_uri=source_name(row["source_uri"], row["source_member"]),
         source_sha256=row["source_sha256"],
         reason=error.reason,
         detail=str(error),

@@ -103,7 +103,7 @@ class RejectRow:
 
     Attributes:
         index: place it would have had; the arrays hold 0 there.
-        source_uri: the photograph.
+        source_uri: the photograph; of one inside a tar or Parquet file with its member after ``#``.
         source_sha256: as planned.
         reason: stable short code, for grouping.
         detail: one sentence for a person.

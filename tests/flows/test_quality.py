@@ -57,7 +57,7 @@ def test_a_gate_that_fails_says_by_how_much(gates: Gates, said: str) -> None:
 
 def rows_of(values: list[float | None], sources: list[int]) -> list[dict[str, Any]]:
     return [
-        {"index": place, "cycle_psnr_matched_db": value, "source_uri": f"{source}"}
+        {"index": place, "cycle_psnr_matched_db": value, "source_sha256": f"{source}"}
         for place, (value, source) in enumerate(zip(values, sources, strict=True))
     ]
 
@@ -79,7 +79,7 @@ def test_chosen_rows_show_different_sources_where_there_are_enough() -> None:
     rows = rows_of([10, 11, 12, 20, 21, 30], [0, 0, 0, 1, 1, 2])
     chosen = choose_rows(rows, 3)
     assert (chosen[0]["index"], chosen[-1]["index"]) == (0, 5)
-    assert {row["source_uri"] for row in chosen} == {"0", "1", "2"}
+    assert {row["source_sha256"] for row in chosen} == {"0", "1", "2"}
 
 
 @given(st.lists(st.tuples(st.none() | st.floats(0, 60), st.integers(0, 3)), min_size=1, max_size=20), st.integers(1, 4))
