@@ -29,19 +29,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import zarr
 from pydantic import BaseModel
-from zarr.codecs import BloscCodec
-from zarr.codecs.numcodecs import PCodec
 from zarr.core.buffer import Buffer
 from zarr.errors import ZarrUserWarning
 from zarr.storage import MemoryStore
 
 from aura.bayer import PACKED_ORDER
 from aura.errors import DatasetConflictError, IntegrityError, InvalidInputError, MissingFileError
+from storage.arrays import RAW_DIMENSIONS, SRGB_DIMENSIONS, create_array
 from storage.location import Location, locate
 from storage.plan import shard_name
 from storage.recipe import Codec, Recipe, differing_fields
@@ -50,8 +47,6 @@ from storage.tables import read_table
 
 FORMAT: Final = "aura-raw"
 FORMAT_VERSION: Final = 1
-RAW_DIMENSIONS: Final = ("sample", "plane", "y", "x")
-SRGB_DIMENSIONS: Final = ("sample", "channel", "row", "column")
 
 OWN_NAMES: Final = frozenset(
     {"index", "index.parquet", "plan", "zarr.json", "raw", "srgb", "samples", "rejects", "listings", "versions", "tags",
@@ -322,61 +317,6 @@ def object_location(dataset: Location, name: str, shard: int) -> Location:
     return dataset.join(name, shard_name(shard))
 
 
-def encode_shard(array: npt.NDArray[Any], shard_size: int, codec: Codec, dimensions: tuple[str, ...]) -> bytes:
-    """Encode a shard's samples as the one object that Zarr's sharding codec keeps for them.
-
-    Args:
-        array: ``[n, ...]`` with n up to ``shard_size``; samples that are all zero take no space.
-        shard_size: samples per shard.
-        codec: the recipe's codec.
-        dimensions: dimension names of the array.
-
-    Returns:
-        The object's bytes, always the same for the same input; empty if every sample is zero.
-    """
-    store: dict[str, Buffer] = {}
-    target = _create_array(MemoryStore(store), "shard", array.shape, str(array.dtype), shard_size, codec, dimensions)
-    target[:] = np.ascontiguousarray(array)  # pcodec takes memory order for index order
-    key = "shard/c/" + "/".join("0" * array.ndim)
-    return store[key].to_bytes() if key in store else b""
-
-
-def _create_array(
-    store: MemoryStore,
-    name: str,
-    shape: tuple[int, ...],
-    dtype: str,
-    shard_size: int,
-    codec: Codec,
-    dimensions: tuple[str, ...],
-) -> zarr.Array[Any]:
-    # planes compress better than the mosaic; the levels were measured on Bayer planes
-    itemsize = 2 if dtype == "uint16" else 1
-    compression: dict[str, Any] = {
-        "zstd": {"compressors": BloscCodec(cname="zstd", clevel=3, shuffle="bitshuffle", typesize=itemsize)},
-        "lz4": {"compressors": BloscCodec(cname="lz4", clevel=5, shuffle="bitshuffle", typesize=itemsize)},
-    }.get(codec) or _pcodec()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ZarrUserWarning)  # pcodec is outside the Zarr specification, as documented
-        return zarr.create_array(
-            store,
-            name=name,
-            shape=shape,
-            chunks=(1, *shape[1:]),
-            shards=(shard_size, *shape[1:]),
-            dtype=dtype,
-            fill_value=0,
-            dimension_names=dimensions,
-            **compression,
-        )
-
-
-def _pcodec() -> dict[str, Any]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ZarrUserWarning)
-        return {"serializer": PCodec(level=8), "compressors": None}
-
-
 def group_documents(dataset: Dataset) -> dict[str, bytes]:
     """Make the metadata of a dataset: the group's and each array's ``zarr.json``, by name."""
     recipe = dataset.recipe
@@ -384,7 +324,7 @@ def group_documents(dataset: Dataset) -> dict[str, bytes]:
     memory = MemoryStore(store)
     height, width = recipe.canvas.height, recipe.canvas.width
     zarr.create_group(memory, zarr_format=3, attributes=_attributes(dataset))
-    _create_array(
+    create_array(
         memory,
         "raw",
         (dataset.n_samples, 4, height // 2, width // 2),
@@ -396,7 +336,7 @@ def group_documents(dataset: Dataset) -> dict[str, bytes]:
     if recipe.keep_srgb:
         srgb_codec: Codec = "zstd" if recipe.codec == "pcodec" else recipe.codec  # pcodec takes no 8-bit integers
         shape = (dataset.n_samples, 3, height, width)
-        _create_array(memory, "srgb", shape, "uint8", recipe.shard_size, srgb_codec, SRGB_DIMENSIONS)
+        create_array(memory, "srgb", shape, "uint8", recipe.shard_size, srgb_codec, SRGB_DIMENSIONS)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ZarrUserWarning)  # consolidated metadata is a widely read extension
         zarr.consolidate_metadata(memory, zarr_format=3)

@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from aura.errors import InvalidInputError
-from storage.dataset import RAW_DIMENSIONS, SRGB_DIMENSIONS, Dataset, encode_shard, object_location
+from storage.arrays import RAW_DIMENSIONS, SRGB_DIMENSIONS, encode_shard
+from storage.dataset import Dataset, object_location
 from storage.plan import shard_name
 from storage.recipe import Codec
 from storage.samples import RejectRow, SampleRow, rejects_table, samples_table

@@ -24,7 +24,8 @@ from aura.errors import (
 )
 from aura.sensor.catalog import load_profile
 from aura.sensor.profile import SensorProfile
-from storage.dataset import Dataset, create_or_open, encode_shard, find_dataset, open_dataset
+from storage.arrays import encode_shard
+from storage.dataset import Dataset, create_or_open, find_dataset, open_dataset
 from storage.location import Location, locate, storage_options
 from storage.reading import RawDataset
 from storage.recipe import Recipe
