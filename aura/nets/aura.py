@@ -11,7 +11,7 @@ from typing import Final, Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from aura.color import rgb_to_ycbcr
@@ -19,7 +19,7 @@ from aura.errors import InvalidInputError
 from aura.nets.context import Context, ContextEncoder, Summary, summarise
 from aura.nets.csp import Branches, CspLayer
 from aura.nets.denoise import DenoiseNet
-from aura.nets.global_map import GlobalMapHead, apply_global_inverse
+from aura.nets.global_map import GlobalInverse, GlobalMapHead, apply_global_inverse, mean_inverse
 
 ALIGNMENT: Final = 16
 """Tiles must start at multiples of this many pixels, so that pooling cells fall alike in tile and whole image."""
@@ -40,6 +40,9 @@ class AuraConfig(BaseModel):
         position: their position branch, on the coarse levels.
         thumbnail: see the thumbnail and histograms; off only for ablation.
         local: add the CSP network's residual to the global map.
+        members: of the committee that predicts the global map. Each is trained by itself and stopped early, and their
+            maps are averaged: scenes to train on are few, and one network that fits them well is too certain about
+            photographs unlike them (deep ensembles: Lakshminarayanan et al., NeurIPS 2017).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -53,6 +56,7 @@ class AuraConfig(BaseModel):
     position: bool = True
     thumbnail: bool = True
     local: bool = True
+    members: int = Field(default=3, ge=1)
 
 
 class _CspBlock(nn.Module):
@@ -74,14 +78,15 @@ class Aura(nn.Module):
     def __init__(self, config: AuraConfig | None = None) -> None:
         super().__init__()
         self.config = config = config or AuraConfig()
-        self.context_encoder = ContextEncoder()
-        self.global_map = GlobalMapHead(self.context_encoder.vector_size)
+        encoders = [ContextEncoder() for _ in range(config.members)]
+        encoder = encoders[0]
+        self.context_encoders = nn.ModuleList(encoders)
+        self.global_maps = nn.ModuleList([GlobalMapHead(encoder.vector_size) for _ in encoders])
         if not config.local:
             return
         fine = Branches(channel=config.channel, spatial=False, position=False)  # half size: the cheap branch only
         coarse = Branches(channel=config.channel, spatial=config.spatial, position=config.position)
         first, second, third, bottom = config.widths
-        encoder = self.context_encoder
         self.denoise_net = DenoiseNet(12) if config.denoise else None
         self.encode = nn.ModuleList(
             [
@@ -110,11 +115,22 @@ class Aura(nn.Module):
         nn.init.zeros_(self.to_planes.bias)  # type: ignore[arg-type]  # a bias exists by construction
 
     def context(self, summary: Summary) -> Context:
-        """Encode a photograph's summary; without the thumbnail (ablation), the same constant for all."""
-        if not self.config.thumbnail:
-            summary = Summary(torch.full_like(summary.thumbnail, 0.5), torch.zeros_like(summary.statistics))
-        context: Context = self.context_encoder(summary)
-        return context
+        """Encode a photograph's summary."""
+        views = [encode(self._seen(summary)) for encode in self.context_encoders]
+        vector, tokens = views[0]
+        return Context(vector, tokens, torch.stack([opinion for opinion, _ in views]))
+
+    def member_inverse(self, member: int, summary: Summary) -> GlobalInverse:
+        """Predict the global map of each photograph as one member of the committee sees it."""
+        opinion, _ = self.context_encoders[member](self._seen(summary))
+        inverse: GlobalInverse = self.global_maps[member](opinion)
+        return inverse
+
+    def _seen(self, summary: Summary) -> Summary:
+        """Without the thumbnail (ablation), the same constant for all."""
+        if self.config.thumbnail:
+            return summary
+        return Summary(torch.full_like(summary.thumbnail, 0.5), torch.zeros_like(summary.statistics))
 
     def forward(self, image: Tensor, context: Context | None = None) -> Tensor:
         """Invert the ISP of a photograph or of a tile of one.
@@ -150,7 +166,8 @@ class Aura(nn.Module):
         if context is None:
             context = self.context(summarise(image))
         with torch.autocast(image.device.type, enabled=False):  # curves need float32: bfloat16 has 8 bits of mantissa
-            return apply_global_inverse(image.float(), self.global_map(context.vector.float()))
+            opinions = zip(self.global_maps, context.opinions.float(), strict=True)
+            return apply_global_inverse(image.float(), mean_inverse([head(opinion) for head, opinion in opinions]))
 
     def local_planes(self, image: Tensor, context: Context) -> Tensor:
         """The CSP network: sRGB ``(B, 3, H, W)`` -> 12 (or 4) planes at half size, zero at the start of training."""

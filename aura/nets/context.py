@@ -37,12 +37,14 @@ class Context(NamedTuple):
     """What the network knows of a whole photograph.
 
     Attributes:
-        vector: ``(B, D)`` global features.
-        tokens: ``(B, 36, T)`` features of a 6x6 grid over the photograph.
+        vector: ``(B, D)`` global features, which the local network reads.
+        tokens: ``(B, 36, T)`` features of a 6x6 grid over the photograph, likewise.
+        opinions: ``(M, B, D)`` global features as each member of the committee sees them; the first is ``vector``.
     """
 
     vector: Tensor
     tokens: Tensor
+    opinions: Tensor
 
 
 def summarise(image: Tensor, close_up: Tensor | None = None) -> Summary:
@@ -92,7 +94,7 @@ class ContextEncoder(nn.Module):
     statistics_mean: Tensor
     statistics_deviation: Tensor
 
-    def __init__(self, vector_size: int = 96, token_size: int = 48) -> None:
+    def __init__(self, vector_size: int = 96, token_size: int = 48, hidden_size: int = 72) -> None:
         super().__init__()
         self.vector_size = vector_size
         self.token_size = token_size
@@ -106,7 +108,9 @@ class ContextEncoder(nn.Module):
             nn.Conv2d(token_size, token_size, 3, padding=1),
             nn.ReLU(),
         )
-        self.statistics = nn.Sequential(nn.Linear(STATISTICS_SIZE, 192), nn.ReLU(), nn.Linear(192, 96), nn.ReLU())
+        self.statistics = nn.Sequential(
+            nn.Linear(STATISTICS_SIZE, hidden_size), nn.ReLU(), nn.Linear(hidden_size, 96), nn.ReLU()
+        )
         self.join = nn.Sequential(
             nn.Linear(96 + 2 * token_size, 128), nn.ReLU(), nn.Linear(128, vector_size), nn.ReLU()
         )
@@ -118,10 +122,10 @@ class ContextEncoder(nn.Module):
         self.statistics_mean.copy_(statistics.mean(0))
         self.statistics_deviation.copy_(statistics.std(0) + 1e-2)
 
-    def forward(self, summary: Summary) -> Context:
-        """Encode a batch of summaries."""
+    def forward(self, summary: Summary) -> tuple[Tensor, Tensor]:
+        """Encode a batch of summaries: vector ``(B, D)`` and tokens ``(B, 36, T)``."""
         grid = self.thumbnail(summary.thumbnail - 0.5)
         scores = (summary.statistics - self.statistics_mean) / self.statistics_deviation
         read = self.statistics(scores.clamp(-_MAX_STANDARD_SCORE, _MAX_STANDARD_SCORE))
         vector = self.join(torch.cat([read, grid.mean((2, 3)), grid.amax((2, 3))], dim=1))
-        return Context(vector, grid.flatten(2).transpose(1, 2))
+        return vector, grid.flatten(2).transpose(1, 2)

@@ -7,6 +7,7 @@ structure: the network can recognise a tone curve, but has no freedom to repaint
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 import torch
@@ -54,12 +55,6 @@ class GlobalMapHead(nn.Module):
         cosines = torch.stack([torch.cos(math.pi * order * axis) for order in range(_BASIS)])
         self.register_buffer("basis", cosines, persistent=False)
 
-    def shrink(self, share: float) -> None:
-        """Draw all maps to come towards the inverse sRGB curve; a ``share`` of 1 changes nothing, 0 leaves only it."""
-        with torch.no_grad():
-            self.predict.weight.mul_(share)
-            self.predict.bias.mul_(share)
-
     def forward(self, vector: Tensor) -> GlobalInverse:
         """Map ``(B, D)`` to curves and matrices."""
         numbers = self.predict(vector)
@@ -71,6 +66,12 @@ class GlobalMapHead(nn.Module):
         )
         nudge = _MATRIX_REACH * torch.tanh(0.5 * numbers[:, _CURVES * _BASIS :].view(-1, 3, 3))
         return GlobalInverse(own, luma, maximum, torch.eye(3, device=numbers.device) + nudge)
+
+
+def mean_inverse(inverses: Sequence[GlobalInverse]) -> GlobalInverse:
+    """Average the log-gains and the matrices of several maps of the same photographs."""
+    own, luma, maximum, matrix = (torch.stack(parts).mean(0) for parts in zip(*inverses, strict=True))
+    return GlobalInverse(own, luma, maximum, matrix)
 
 
 def apply_global_inverse(image: Tensor, inverse: GlobalInverse) -> Tensor:

@@ -19,7 +19,8 @@ NetworkName = Literal["aura", "published"]
 class Stage(BaseModel):
     """One stage of training: how many steps of how many views of what size, at which peak learning rate.
 
-    The global stage's views have the size of thumbnails, whatever ``size`` says; they come from a pool of ``pool``.
+    The global stage's views have the size of thumbnails, whatever ``size`` says; they come from a pool of ``pool``,
+    ``batch`` for each member of the committee.
     The stage ``fine_tune`` trains all but the pretrained denoiser, and is where photographs of ``camera`` are seen.
     """
 
@@ -49,8 +50,6 @@ class TrainConfig(BaseModel):
         unaligned_weight: share of the loss that sees absolute exposure and white balance, which a photograph hides.
         decibel_weight: weight of the aligned error in decibels beside the composite loss, so that dark photographs
             count as much as bright ones; the global stage's loss is in decibels throughout.
-        global_shrinkage: what is left of the global map after its stage: the world's photographs differ from
-            training's, and a map that is certain of itself there is too certain here.
         lpips_every: LPIPS enters the loss every so many joint steps (its weight is multiplied to make up for it).
     """
 
@@ -66,7 +65,7 @@ class TrainConfig(BaseModel):
     architecture: AuraConfig = AuraConfig()
     stages: tuple[Stage, ...] = (
         Stage(name="denoiser", steps=300, batch=8, size=128, learning_rate=2e-3),
-        Stage(name="global", steps=5000, batch=48, size=96, learning_rate=2e-3),
+        Stage(name="global", steps=800, batch=48, size=96, learning_rate=2e-3),
         Stage(name="joint", steps=1500, batch=6, size=160, learning_rate=6e-4),
     )
     seed: int = 0
@@ -78,7 +77,6 @@ class TrainConfig(BaseModel):
     hlog_weight: float = Field(default=LossWeights().hlog, ge=0)
     unaligned_weight: float = 0.5
     decibel_weight: float = 0.05
-    global_shrinkage: float = Field(default=0.7, gt=0, le=1)
     lpips_every: int = Field(default=4, ge=1)
     validate_every: int = Field(default=250, ge=1)
     validation_pairs: int = 64

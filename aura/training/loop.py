@@ -17,12 +17,13 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
 
 from aura.nets.aura import Aura
+from aura.nets.context import ContextEncoder
 from aura.perceptual import Lpips
 from aura.training.batches import STAGE_CODE, Sources, load_sources, pair_batches, validation_batches, view_pool
 from aura.training.checkpoint import State, begin, optimizer, restore, save_checkpoint, save_weights
@@ -64,8 +65,6 @@ def train(config: TrainConfig, on_progress: Callable[[Progress], None] | None = 
     score = math.nan
     while state.stage < len(config.stages):
         score = _run_stage(state, config, sources, judge, lpips, on_progress)
-        if config.stages[state.stage].name == "global" and isinstance(state.average, Aura):
-            state.average.global_map.shrink(config.global_shrinkage)
         state.stage, state.step = state.stage + 1, 0
         state.model.load_state_dict(state.average.state_dict())  # the next stage builds on the averaged weights
         if state.stage < len(config.stages):
@@ -153,12 +152,12 @@ def _batches(
     if stage.name != "global":
         return pair_batches(sources, stage, config, state.step)
     pool = view_pool(sources, stage, config, on_progress)
+    models = [model for model in (state.model, state.average) if isinstance(model, Aura)]
     if state.step == 0:
-        for model in (state.model, state.average):
-            if isinstance(model, Aura):
-                model.context_encoder.standardise_by(pool.statistics.float().to(config.device))
-    seed = (config.seed, STAGE_CODE[stage.name])
-    return (draw_from(pool, stage.batch, (*seed, step)) for step in range(state.step, stage.steps))
+        for encoder in (encoder for model in models for encoder in model.context_encoders):
+            cast("ContextEncoder", encoder).standardise_by(pool.statistics.float().to(config.device))
+    seed, views = (config.seed, STAGE_CODE[stage.name]), stage.batch * max(len(model.global_maps) for model in models)
+    return (draw_from(pool, views, (*seed, step)) for step in range(state.step, stage.steps))
 
 
 def _set_learning_rate(state: State, stage: Stage, config: TrainConfig) -> None:

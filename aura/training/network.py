@@ -34,7 +34,7 @@ def trained_by(model: Network, stage: StageName) -> list[nn.Parameter]:
         if stage != "joint":
             raise InvalidInputError(f"The published network has no stage {stage!r}; only 'joint'.")
         return list(model.parameters())
-    global_part = [*model.context_encoder.parameters(), *model.global_map.parameters()]
+    global_part = [*model.context_encoders.parameters(), *model.global_maps.parameters()]
     if stage == "global":
         return global_part
     if stage == "denoiser":
@@ -62,7 +62,7 @@ def freeze_for(model: Network, stage: StageName) -> None:
     model.train()
     if stage not in ("joint", "fine_tune") or isinstance(model, PublishedInverse):
         return
-    for part in (model.context_encoder, model.global_map):
+    for part in (model.context_encoders, model.global_maps):
         part.requires_grad_(requires_grad=stage == "fine_tune")
     if model.config.local and model.denoise_net is not None:
         model.denoise_net.freeze_backbone()

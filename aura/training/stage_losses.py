@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import fields
 from typing import Any, Final
 
 import torch
@@ -44,23 +45,40 @@ def denoiser_loss(model: Network, batch: PairBatch, config: TrainConfig, _: Lpip
 
 
 def global_loss(model: Network, views: DistantViews, config: TrainConfig, _: Lpips | None, step: int) -> Tensor:
-    """Aligned error and, weighted, the error as is, in decibels over random sites of distant views."""
+    """Aligned error and, weighted, the error as is, in decibels over random sites of distant views.
+
+    Each member of the committee has views of its own, so that they differ in what they have seen.
+    """
     if not isinstance(model, Aura):
         raise InvalidInputError("The published network has no global map; remove the stage 'global'.")
+    generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
+    members = len(model.global_maps)
+    shares = [
+        _view_error(model, member, _every(views, member, members), config, generator) for member in range(members)
+    ]
+    return torch.cat(shares).mean()
+
+
+def _every(views: DistantViews, first: int, stride: int) -> DistantViews:
+    return DistantViews(**{field.name: getattr(views, field.name)[first::stride] for field in fields(views)})
+
+
+def _view_error(
+    model: Aura, member: int, views: DistantViews, config: TrainConfig, generator: torch.Generator
+) -> Tensor:
+    """Error of one member's map on each of its views, in decibels."""
     device = torch.device(config.device)
     thumbnail, statistics = views.thumbnail.to(device), views.statistics.to(device)
-    generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
     count, sites = len(thumbnail), thumbnail[0, 0].numel()
     chosen = torch.randint(sites, (count, 1, min(_SITES, sites)), generator=generator).expand(-1, 3, -1).to(device)
     seen, target = (light.flatten(2).gather(2, chosen)[..., None] for light in (thumbnail, views.camera.to(device)))
-    inverse = model.global_map(model.context(Summary(thumbnail, statistics)).vector)
-    canonical = apply_global_inverse(seen, inverse)
+    canonical = apply_global_inverse(seen, model.member_inverse(member, Summary(thumbnail, statistics)))
     camera = _leaky_clamp(canonical_to_camera(canonical, views.camera_to_srgb.to(device), views.wb_gains.to(device)))
     gain = (camera * target).sum((2, 3), keepdim=True) / (camera.square().sum((2, 3), keepdim=True) + 1e-9)
     aligned = ((gain * camera).clamp_max(1.0) - target).square().mean((1, 2, 3))
     as_is = (camera - target).square().mean((1, 2, 3))
     decibels = 10.0 * torch.log10(aligned + _MSE_FLOOR)
-    return (decibels + config.unaligned_weight * 10.0 * torch.log10(as_is + _AS_IS_FLOOR)).mean()
+    return decibels + config.unaligned_weight * 10.0 * torch.log10(as_is + _AS_IS_FLOOR)
 
 
 def raw_loss(model: Network, batch: PairBatch, config: TrainConfig, lpips: Lpips | None, step: int) -> Tensor:

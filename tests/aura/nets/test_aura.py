@@ -10,6 +10,7 @@ from aura.errors import InvalidInputError
 from aura.nets.aura import Aura, AuraConfig
 from aura.nets.context import summarise
 from aura.nets.denoise import DenoiseNet
+from aura.nets.global_map import apply_global_inverse, mean_inverse
 
 
 def image(height: int = 64, width: int = 96, seed: int = 0) -> torch.Tensor:
@@ -99,14 +100,12 @@ def test_a_frozen_backbone_neither_learns_nor_moves_its_statistics() -> None:
     assert any(parameter.grad is not None for parameter in net.branch.parameters())
 
 
-def test_a_map_can_be_drawn_towards_the_srgb_curve() -> None:
-    model = shaken(AuraConfig(local=False))
+def test_the_global_map_is_the_committees_mean() -> None:
+    model = shaken(AuraConfig(local=False, members=2))
+    summary = summarise(image())
     with torch.no_grad():
-        model.global_map.predict.weight.mul_(0.1)
-        distances = []
-        for _ in range(3):
-            distances.append(float((model(image()) - srgb_to_linear(image())).abs().mean()))
-            model.global_map.shrink(0.5)
-        model.global_map.shrink(0.0)
-        torch.testing.assert_close(model(image()), srgb_to_linear(image()), atol=1e-5, rtol=0)
-    assert distances[0] > distances[1] > distances[2] > 0
+        inverses = [model.member_inverse(member, summary) for member in range(2)]
+        assert not torch.equal(inverses[0].own, inverses[1].own)
+        expected = apply_global_inverse(image(), mean_inverse(inverses))
+        torch.testing.assert_close(model(image()), expected)
+        torch.testing.assert_close(mean_inverse(inverses).matrix, (inverses[0].matrix + inverses[1].matrix) / 2)
