@@ -45,6 +45,7 @@ class TrainConfig(BaseModel):
         camera: photographs and RAW of the one camera to fine-tune to.
         network: AURA, or the network it was published with, for comparison; that has a joint stage only.
         initial_weights: begin with these; their architecture counts, not ``architecture``.
+        global_weights: take the finished global map from these, with as many members; the stage ``global`` is left out.
         pool_folder: where the pool of distant views is kept, for runs with equal seeds and scenes; ``out`` if None.
         hlog_weight: of the loss term that is steep at large errors; 0 only for ablation.
         unaligned_weight: share of the loss that sees absolute exposure and white balance, which a photograph hides.
@@ -61,6 +62,7 @@ class TrainConfig(BaseModel):
     camera: CameraFolder | None = None
     network: NetworkName = "aura"
     initial_weights: Path | None = None
+    global_weights: Path | None = None
     pool_folder: Path | None = None
     architecture: AuraConfig = AuraConfig()
     stages: tuple[Stage, ...] = (

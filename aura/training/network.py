@@ -21,7 +21,12 @@ def new_network(config: TrainConfig) -> Network:
         if config.initial_weights is not None:
             raise InvalidInputError("initial_weights are AURA's; the published network begins at random.")
         return PublishedInverse()
-    return load_weights(config.initial_weights) if config.initial_weights else Aura(config.architecture)
+    model = load_weights(config.initial_weights) if config.initial_weights else Aura(config.architecture)
+    if config.global_weights:
+        finished = load_weights(config.global_weights)
+        model.context_encoders.load_state_dict(finished.context_encoders.state_dict())
+        model.global_maps.load_state_dict(finished.global_maps.state_dict())
+    return model
 
 
 def trained_by(model: Network, stage: StageName) -> list[nn.Parameter]:
