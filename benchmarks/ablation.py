@@ -155,7 +155,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, default=default_data, help="training scenes and raw/validation")
     parser.add_argument("--work", type=Path, default=ROOT / "build" / "ablation", help="where networks are trained")
     parser.add_argument("--cache", type=Path, default=ROOT / "build" / "developed", help="developed photographs")
-    parser.add_argument("--crop", type=int, default=1024, help="side of the centre crop that stands for the image")
+    parser.add_argument("--crop", type=int, default=768, help="side of the centre crop that stands for the image")
     parser.add_argument("--seed", type=int, default=0, help="of every run")
     parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS), help="all if left out")
     return parser.parse_args()
