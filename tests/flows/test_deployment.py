@@ -5,9 +5,11 @@ import os
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import httpx
 import psutil
@@ -113,6 +115,24 @@ def test_every_deployment_has_its_queue_its_words_and_a_form(served: Server) -> 
     for part in ("Recipe", "Canvas", "Gates", "Limits"):
         properties = nightly["parameter_openapi_schema"]["definitions"][part]["properties"]
         assert all(each["description"] for each in properties.values())
+
+
+def test_a_schedule_that_is_switched_on_puts_the_next_nights_on_the_list(served: Server) -> None:
+    deployment = _get(served, "deployments/name/factory/nightly")
+    (schedule,) = deployment["schedules"]
+    address = f"{served.api_url}/deployments/{deployment['id']}/schedules/{schedule['id']}"
+    httpx.patch(address, json={"active": True}).raise_for_status()
+    body = {"flow_runs": {"deployment_id": {"any_": [deployment["id"]]}}}
+
+    def nights() -> list[str]:
+        found = httpx.post(f"{served.api_url}/flow_runs/filter", json=body).raise_for_status().json()
+        return [run["expected_start_time"] for run in found if run["auto_scheduled"]]
+
+    wait_until(lambda: bool(nights()), "the scheduler", 120)
+    hours = {datetime.fromisoformat(night).astimezone(ZoneInfo("Europe/Berlin")).hour for night in nights()}
+    assert hours == {2}
+    httpx.patch(address, json={"active": False}).raise_for_status()
+    assert not nights()  # a schedule that is switched off takes its nights off the list
 
 
 @pytest.mark.timeout(900)  # three flow runs, each a process that imports torch and starts a cluster
