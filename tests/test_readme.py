@@ -60,6 +60,17 @@ def test_every_figure_of_the_chaos_campaign_is_the_benchmarks() -> None:
         assert quoted == str(figures[key]["value"]), key
 
 
+def test_every_figure_of_the_two_nights_is_the_benchmarks() -> None:
+    figures = json.loads((ROOT / "benchmarks" / "results" / "schedule.json").read_text())["figures"]
+    block = re.search(r"<!-- schedule -->\n(.*?)<!-- /schedule -->", README, re.DOTALL)
+    assert block, "the README has lost its two nights"
+    rows = re.findall(r"^\| .* \| `(\w+)` \| (\d+) \| (\d+) \|$", block[1], re.MULTILINE)
+    assert {key for key, *_ in rows} == {"photographs", "samples", "shards_made"}
+    for key, *quoted in rows:
+        assert quoted == [str(figures[f"{key}_{night}"]["value"]) for night in ("first", "second")], key
+    assert f"rewrote: {figures['shards_rewritten_by_second']['value']}." in block[1]
+
+
 def test_every_file_it_links_to_is_there() -> None:
     links = [link for link in re.findall(r"\]\(([^)#]+)\)", README) if "://" not in link]
     assert links
