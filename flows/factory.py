@@ -40,7 +40,7 @@ from flows.report import report_path, write_report
 from flows.report_facts import rejects_of
 from flows.runner import build_runner, configured_cluster
 from flows.synthesis import Synthesis, synthesize
-from storage.annotating import annotate, keep_annotations
+from storage.annotating import annotate, are_kept, keep_annotations
 from storage.dataset import Dataset, complete_group, create_or_open, find_dataset, grow
 from storage.growth import (
     REMOVED,
@@ -118,7 +118,10 @@ def finished(checked: Checked) -> FactoryResult | None:
         return None
     if find_changes(dataset):
         return None
-    quality = measure_quality(dataset, current_index(dataset), dataset.committed_shards())
+    index, annotations = current_index(dataset), checked.recipe.annotations
+    if annotations is not None and not are_kept(dataset, index, annotations):
+        return None
+    quality = measure_quality(dataset, index, dataset.committed_shards())
     require_gates(quality, checked.recipe.gates)
     return _result(dataset, quality, (number, report.url), Synthesis())
 

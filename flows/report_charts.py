@@ -195,7 +195,7 @@ def used_stops(samples: pa.Table) -> list[int]:
 
 def plane_means(column: pa.ChunkedArray, planes: Sequence[int]) -> Values:
     """Mean over some planes of a column that holds a list for each sample."""
-    values = pc.list_flatten(column).to_numpy().reshape(len(column), -1)
+    values = pc.list_flatten(column).to_numpy().reshape(len(column), column.type.list_size)
     return np.asarray(values[:, list(planes)].mean(axis=1), np.float64)
 
 

@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 from storage.annotations import AnnotatedPhotograph, match_photographs, read_annotations
 from storage.boxes import Annotation, Cut, Outline, cut_annotation, encode_mask, upright
 from storage.dataset import Dataset
-from storage.labels import read_labels, write_labels
+from storage.labels import labels_digest, read_labels, write_labels
 from storage.recipe import AnnotationSource
 from storage.versions import list_versions, read_version
 
@@ -110,8 +110,18 @@ def annotate(dataset: Dataset, index: pa.Table, source: AnnotationSource) -> Ann
 
 def keep_annotations(dataset: Dataset, labels: pa.Table) -> str:
     """Store annotations beside the latest version's other labels; gives the digest to publish with."""
-    latest = _latest_labels(dataset)
-    return write_labels(dataset, labels if latest is None else _beside(latest, labels))
+    return write_labels(dataset, _beside_latest(dataset, labels))
+
+
+def are_kept(dataset: Dataset, index: pa.Table, source: AnnotationSource) -> bool:
+    """Tell whether the latest version has the annotations as they are now.
+
+    Raises:
+        AuraError: as :func:`annotate`.
+    """
+    numbers = list_versions(dataset.location)
+    labels = _beside_latest(dataset, annotate(dataset, index, source).labels)
+    return bool(numbers) and read_version(dataset.location, max(numbers)).labels == labels_digest(labels)
 
 
 def with_annotations(dataset: Dataset, labels: pa.Table) -> pa.Table:
@@ -128,6 +138,11 @@ def annotations_of(table: pa.Table | None) -> dict[str, list[dict[str, Any]]]:
         return {}
     pairs = zip(table["sample_id"].to_pylist(), table[COLUMN].to_pylist(), strict=True)
     return {sample: objects for sample, objects in pairs if objects is not None}
+
+
+def _beside_latest(dataset: Dataset, labels: pa.Table) -> pa.Table:
+    latest = _latest_labels(dataset)
+    return labels if latest is None else _beside(latest, labels)
 
 
 def _latest_labels(dataset: Dataset) -> pa.Table | None:

@@ -92,10 +92,14 @@ def write_labels(dataset: Dataset, labels: pa.Table) -> str:
     Raises:
         StorageError: the storage refused.
     """
-    data = encode_table(labels)
-    digest = hashlib.sha256(data).hexdigest()
-    dataset.location.join(labels_name(digest)).write(data)
+    digest = labels_digest(labels)
+    dataset.location.join(labels_name(digest)).write(encode_table(labels))
     return digest
+
+
+def labels_digest(labels: pa.Table) -> str:
+    """Return the digest under which a table of labels is stored."""
+    return hashlib.sha256(encode_table(labels)).hexdigest()
 
 
 def read_labels(dataset: Dataset, version: Version) -> pa.Table | None:

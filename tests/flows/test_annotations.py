@@ -7,6 +7,9 @@ import pytest
 from PIL import Image
 
 from aura.errors import InvalidInputError, RecipeError
+from flows.checks import check
+from flows.factory import finished
+from flows.report import fetch_report
 from storage.annotating import annotate, annotations_of, keep_annotations, with_annotations
 from storage.annotations import read_annotations
 from storage.boxes import decode_mask
@@ -124,6 +127,21 @@ def test_other_labels_and_annotations_keep_each_other(made: Dataset, tmp_path: P
     assert labels is not None
     assert annotations_of(labels) == annotations_of(found.labels)
     assert {row["scene"] for row in labels.to_pylist() if row["sample_id"] == name} == {"street"}
+
+
+def test_annotations_that_are_new_or_mended_are_work_to_be_done(made: Dataset, tmp_path: Path) -> None:
+    """A finished dataset is not finished for a recipe whose annotations it does not have."""
+    plain = made.recipe
+    fetch_report(made, publish(made))
+    assert finished(check(plain, made.location.url)) is not None
+    named = plain.model_copy(update={"annotations": AnnotationSource(source=str(coco_file(tmp_path)), min_area=0.125)})
+    assert named.annotations is not None
+    assert finished(check(named, made.location.url)) is None
+    found = annotate(made, current_index(made), named.annotations)
+    fetch_report(made, publish(made, labels=keep_annotations(made, found.labels)))
+    assert finished(check(named, made.location.url)) is not None
+    coco_file(tmp_path, annotations=[])
+    assert finished(check(named, made.location.url)) is None
 
 
 def test_yolo_boxes_are_shares_of_the_upright_photograph(made: Dataset, tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """Photographs taken again by other cameras at other ISOs, and their place in the report."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -49,3 +51,12 @@ def test_the_report_shows_four_cameras_at_four_isos(dataset: Dataset) -> None:
     assert "Canon EOS 70D, Canon EOS 5D Mark IV" in page
     assert "ISO 100, 400, 1600, 6400" in page
     assert "<b>.png" not in page
+
+
+def test_a_version_without_a_sample_has_a_report_too(dataset: Dataset) -> None:
+    index = current_index(dataset)
+    quality = measure_quality(dataset, index, dataset.committed_shards())
+    nothing = replace(quality, samples=quality.samples.slice(0, 0), distributions=())
+    page = build_report(dataset, 1, nothing, index, Gates(), {}, [])
+    assert "<dd>0</dd>" in page
+    assert "The samples carry no noise." in page
