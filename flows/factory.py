@@ -32,7 +32,7 @@ from flows.checks import Checked, check
 from flows.corpus_parts import on_workers
 from flows.credentials import use_configured_block
 from flows.dispatch import Work
-from flows.pictures import choose_rows, triptychs
+from flows.pictures import candidates, choose_rows, triptychs
 from flows.progress import report as report_progress
 from flows.quality import GateCheck, Missing, Quality, check_gates, figure, measure_quality, require_gates
 from flows.reading_code import reading_example
@@ -299,7 +299,7 @@ def evaluate(dataset: Dataset, index: pa.Table, gates: Gates, set_aside: Mapping
     leave_gates(url, checks)
     leave_rejects(url, rejects_of(quality, index), quality.sources)
     if quality.samples.num_rows:
-        chosen = choose_rows(quality.samples.to_pylist(), _PICTURED_SAMPLES)
+        chosen = choose_rows(candidates(quality.samples), _PICTURED_SAMPLES)
         leave_contact_sheet(url, triptychs(dataset, chosen))
     _log_quality(quality, checks)
     require_gates(quality, gates, missing)

@@ -93,11 +93,11 @@ def _say_quality(quality: Quality) -> None:
 
 def _write_picture(dataset: Dataset, quality: Quality | None, picture: Path) -> None:
     # torch takes seconds to import, and figures alone do not need it
-    from flows.pictures import DIFFERENCE_GAIN, caption, choose_rows, contact_sheet, triptychs  # noqa: PLC0415
+    from flows.pictures import DIFFERENCE_GAIN, candidates, caption, choose_rows, contact_sheet, triptychs  # noqa: PLC0415
 
     if quality is None or not quality.samples.num_rows:
         raise EmptyCorpusError(f"{dataset.location.url} has no sample to picture yet; run its synthesis first.")
-    pictured = triptychs(dataset, choose_rows(quality.samples.to_pylist(), _PICTURED_SAMPLES))
+    pictured = triptychs(dataset, choose_rows(candidates(quality.samples), _PICTURED_SAMPLES))
     picture.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(contact_sheet(pictured, _PICTURE_SIDE_PX)).save(picture)
     say(f"{picture}: source, synthesized RAW rendered, difference x{DIFFERENCE_GAIN} with tone matched; worst first")

@@ -8,6 +8,8 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from PIL import Image
 from torch import Tensor
@@ -25,6 +27,7 @@ from storage.plan import place, read_shard_plan
 DIFFERENCE_GAIN: Final = 4
 _JPEG_QUALITY: Final = 80
 _GAP_PX: Final = 4
+_CANDIDATES_EACH: Final = 1000
 _NEAR_AT_LEAST: Final = 12
 _NEAR_SHARE: Final = 20  # a twentieth of the samples
 _SHEET_GREY: Final = (118, 118, 118)
@@ -63,6 +66,25 @@ def choose_rows(rows: Sequence[Row], count: int, column: str = "cycle_psnr_match
         chosen.append(nearest)
         sources.add(ranked[nearest]["source_sha256"])
     return [ranked[rank] for rank in sorted(chosen)]
+
+
+def candidates(samples: pa.Table, column: str = "cycle_psnr_matched_db") -> list[Row]:
+    """Take the rows out of which pictures are chosen: all of a small table, of a large one the ends and the middle.
+
+    As many from each, so that the median stays the median.
+    """
+    if samples.num_rows > 3 * _CANDIDATES_EACH:
+        samples = samples.take(_ends_and_middle(samples, column))
+    rows: list[Row] = samples.to_pylist()
+    return rows
+
+
+def _ends_and_middle(samples: pa.Table, column: str) -> pa.Array:
+    count = samples.num_rows
+    ranked = pc.sort_indices(samples, [(column, "ascending"), ("index", "ascending")], null_placement="at_start")
+    middle = (count - _CANDIDATES_EACH) // 2
+    parts = [ranked.slice(start, _CANDIDATES_EACH) for start in (0, middle, count - _CANDIDATES_EACH)]
+    return pa.concat_arrays(parts)
 
 
 def choose_ends(rows: Sequence[Row], count: int, column: str = "cycle_psnr_matched_db") -> dict[str, list[Row]]:

@@ -9,13 +9,12 @@ import jinja2
 import pyarrow as pa
 import yaml
 
-from flows.pictures import DIFFERENCE_GAIN, Triptych, choose_ends, triptychs
+from flows.pictures import DIFFERENCE_GAIN, Triptych, candidates, choose_ends, triptychs
 from flows.quality import Quality, check_gates, measure_quality, quality_row
 from flows.reading_code import reading_examples
 from flows.report_charts import histogram, noise_scatter, used_stops
 from flows.report_facts import (
     cameras_of,
-    categories_of,
     exposure_histograms,
     key_figures,
     pictured_sample,
@@ -25,7 +24,7 @@ from flows.report_facts import (
     software,
 )
 from flows.retakes import Retakes, retakes
-from storage.annotating import annotations_of
+from storage.annotating import annotated_samples, annotations_of, count_categories
 from storage.dataset import Dataset
 from storage.growth import current_index
 from storage.labels import read_labels
@@ -59,7 +58,7 @@ def write_report(dataset: Dataset, version: int, quality: Quality, index: pa.Tab
     Returns:
         Where the page lies.
     """
-    chosen = choose_ends(quality.samples.to_pylist(), _PICTURED_OF_EACH)
+    chosen = choose_ends(candidates(quality.samples), _PICTURED_OF_EACH)
     pictured = {name: triptychs(dataset, rows) for name, rows in chosen.items()}
     again = retakes(dataset, [rows[0] for name, rows in chosen.items() if rows and name in _RETAKEN])
     page = build_report(dataset, version, quality, index, gates, pictured, again)
@@ -107,7 +106,9 @@ def build_report(
     """
     samples, canvas = quality.samples, dataset.recipe.canvas
     stops = used_stops(samples)
-    annotations = annotations_of(read_labels(dataset, read_version(dataset.location, version)))
+    labels = read_labels(dataset, read_version(dataset.location, version))
+    shown = [sample.row["sample_id"] for group in pictured.values() for sample in group]
+    annotations = annotations_of(labels, shown)
     return _template().render(
         name=dataset.location.name,
         url=dataset.location.url,
@@ -120,8 +121,8 @@ def build_report(
             for name, group in pictured.items()
             if group
         },
-        annotated=len(annotations),
-        categories=categories_of(annotations),
+        annotated=annotated_samples(labels),
+        categories=count_categories(labels),
         retakes=[retaken(sample) for sample in again],
         gain=DIFFERENCE_GAIN,
         histograms=[

@@ -161,13 +161,6 @@ def pictured_sample(sample: Triptych, objects: Sequence[Mapping[str, Any]] | Non
     )
 
 
-def categories_of(annotations: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[tuple[str, int, int]]:
-    """Count the annotated objects of each category, and the samples that show one; most frequent first."""
-    objects = Counter(str(each["category"]) for found in annotations.values() for each in found)
-    samples = Counter(name for found in annotations.values() for name in {str(each["category"]) for each in found})
-    return [(name, count, samples[name]) for name, count in objects.most_common()]
-
-
 def sample_facts(row: Row) -> dict[str, str]:
     """All that a row of the samples table says, in words, by title."""
     member = "" if row["source_member"] is None else f" # {row['source_member']}"

@@ -108,7 +108,8 @@ class RawDataset(torch.utils.data.Dataset[Any]):
         self._cutter = Cutter(self.columns, [self.dataset], self._cutting, seed)
         self._transport: TransportName = transport
         self._handles: _Handles | None = None
-        self._annotations: dict[str, list[dict[str, Any]]] | None = None
+        self._labels: pa.Table | None = None
+        self._labels_read = False
 
     def __len__(self) -> int:
         return int(self.table.num_rows)
@@ -171,11 +172,13 @@ class RawDataset(torch.utils.data.Dataset[Any]):
             StorageError: the storage refused.
         """
         place = self._place(item)
-        if self._annotations is None:
+        if not self._labels_read:
             number = self.dataset.version
             version = None if number is None else read_version(self.dataset.location, number)
-            self._annotations = annotations_of(None if version is None else read_labels(self.dataset, version))
-        return self._annotations.get(self.columns.sample_ids(np.array([place]))[0])
+            self._labels = None if version is None else read_labels(self.dataset, version)
+            self._labels_read = True
+        sample = self.columns.sample_ids(np.array([place]))[0]
+        return annotations_of(self._labels, [sample]).get(sample)
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_handles": None}

@@ -3,6 +3,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from PIL import Image
 
@@ -10,7 +11,14 @@ from aura.errors import InvalidInputError, RecipeError
 from flows.checks import check
 from flows.factory import finished
 from flows.report import fetch_report
-from storage.annotating import annotate, annotations_of, keep_annotations, with_annotations
+from storage.annotating import (
+    annotate,
+    annotated_samples,
+    annotations_of,
+    count_categories,
+    keep_annotations,
+    with_annotations,
+)
 from storage.annotations import read_annotations
 from storage.boxes import decode_mask
 from storage.dataset import Dataset, open_dataset
@@ -67,10 +75,16 @@ def coco_file(folder: Path, **changes: Any) -> Path:
     return file
 
 
+def objects_in(labels: pa.Table) -> dict[str, list[dict[str, Any]]]:
+    return annotations_of(labels, labels["sample_id"].to_pylist())
+
+
 def test_annotations_come_back_in_the_samples_own_pixels(made: Dataset, tmp_path: Path) -> None:
     """Each box must lie on the white rectangle of the stored source pixels, and on its RAW at half the size."""
     found = annotate(made, current_index(made), AnnotationSource(source=str(coco_file(tmp_path)), min_area=0.01))
     assert (found.photographs, set(found.left_out.values())) == (2, {1})
+    assert annotated_samples(found.labels) == found.labels.num_rows > found.objects
+    assert count_categories(found.labels) == [("car", found.objects, found.objects)]
     assert len(found.left_out) == 4
     version = publish(made, labels=keep_annotations(made, found.labels))
     dataset = RawDataset(made.location, version=version)
@@ -125,7 +139,7 @@ def test_other_labels_and_annotations_keep_each_other(made: Dataset, tmp_path: P
     assert third == second  # the same words again are the same version
     labels = read_labels(made, read_version(made.location, third))
     assert labels is not None
-    assert annotations_of(labels) == annotations_of(found.labels)
+    assert objects_in(labels) == objects_in(found.labels)
     assert {row["scene"] for row in labels.to_pylist() if row["sample_id"] == name} == {"street"}
 
 
@@ -155,13 +169,13 @@ def test_yolo_boxes_are_shares_of_the_upright_photograph(made: Dataset, tmp_path
     found = annotate(made, current_index(made), source)
     assert found.left_out == {"its class has no name": 1, "its line is not numbers": 1}
     boxes = [[tuple(round(each[name]) for name in ("left_px", "top_px", "width_px", "height_px")) for each in objects
-              if each["mask"] is None] for objects in annotations_of(found.labels).values()]  # fmt: skip
-    wanted = annotations_of(coco.labels)
+              if each["mask"] is None] for objects in objects_in(found.labels).values()]  # fmt: skip
+    wanted = objects_in(coco.labels)
     assert boxes == [
         [(round(each["left_px"]), round(each["top_px"]), round(each["width_px"]), round(each["height_px"]))
-         for each in wanted[sample]] for sample in annotations_of(found.labels)
+         for each in wanted[sample]] for sample in objects_in(found.labels)
     ]  # fmt: skip
-    assert any(each["mask"] for objects in annotations_of(found.labels).values() for each in objects)
+    assert any(each["mask"] for objects in objects_in(found.labels).values() for each in objects)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aura.errors import GateError
-from flows.pictures import choose_ends, choose_rows
+from flows.pictures import candidates, choose_ends, choose_rows
 from flows.quality import MEASURES, Quality, distributions_of, require_gates
 from flows.shard import needs_lpips
 from storage.recipe import Gates
@@ -96,6 +96,24 @@ def test_the_ends_begin_with_the_very_worst_and_the_very_best(
     assert chosen["worst"][0][key] == ranked[0][key]
     if len(rows) > 1:
         assert chosen["best"][0][key] == ranked[-1][key]
+
+
+def test_of_many_samples_the_ends_and_the_median_are_the_same_as_of_all() -> None:
+    values = np.random.default_rng(0).permutation(10_001) / 100
+    table = pa.table(
+        {
+            "index": list(range(10_001)),
+            "cycle_psnr_matched_db": values,
+            "source_uri": [str(number) for number in range(10_001)],
+        }
+    )
+    few, every = candidates(table), table.to_pylist()
+    assert len(few) == 3000
+    for count in (1, 3):
+        assert choose_ends(few, count)["worst"] == choose_ends(every, count)["worst"]
+        assert choose_ends(few, count)["best"] == choose_ends(every, count)["best"]
+    (typical,) = choose_ends(few, 1)["typical"]
+    assert abs(typical["cycle_psnr_matched_db"] - 50.0) <= 0.01
 
 
 def test_lpips_is_measured_on_about_the_share_that_is_asked_for() -> None:
