@@ -21,7 +21,7 @@ from storage.versions import list_tags, read_version
 
 _EXAMPLES_PER_REASON: Final = 5
 _PICTURE_SIDE_PX: Final = 384
-_SIGNALS: Final = {"at 18 % grey": 0.18, "in the dark": 0.0}  # of saturation
+_SIGNALS: Final = {"noise, 18 % grey": 0.18, "noise, dark": 0.0}  # of saturation
 _SOFTWARE: Final = ("aura-raw", "torch", "numpy", "zarr", "numcodecs", "pyarrow", "prefect", "dask", "pillow")
 
 
