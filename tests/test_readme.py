@@ -50,6 +50,16 @@ def test_every_figure_of_the_reader_is_the_benchmarks() -> None:
         assert quoted == f"{figures[key]['value']:.2f}", key
 
 
+def test_every_figure_of_the_scale_is_the_benchmarks() -> None:
+    figures = json.loads((ROOT / "benchmarks" / "results" / "plan_scale.json").read_text())["figures"]
+    block = re.search(r"<!-- scale -->\n(.*?)<!-- /scale -->", README, re.DOTALL)
+    assert block, "the README has lost its table of large corpora"
+    rows = re.findall(r"^\| .* \| `([\w/]+)` \| ([\d.,]+) \|$", block[1], re.MULTILINE)
+    assert {key for key, _ in rows} >= {"rows", "rows/peak_memory", "shards", "shards/scheduling_per_shard"}
+    for key, quoted in rows:
+        assert quoted == f"{figures[key]['value']:,.0f}", key
+
+
 def test_every_figure_of_the_chaos_campaign_is_the_benchmarks() -> None:
     figures = json.loads((ROOT / "benchmarks" / "results" / "chaos.json").read_text())["figures"]
     block = re.search(r"<!-- chaos -->\n(.*?)<!-- /chaos -->", README, re.DOTALL)
