@@ -2,6 +2,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV   ?= .venv
 BIN    := $(VENV)/bin
+TESTERS ?= 2
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
@@ -10,7 +11,7 @@ STAMP  := $(VENV)/.installed
 
 help:  ## what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo "  PYTHON=/path/to/python3.11 chooses the interpreter; VENV=folder chooses where to install."
+	@echo "  PYTHON=/path/to/python3.11 chooses the interpreter; VENV=folder chooses where to install; TESTERS=4 runs more tests at once."
 
 serve: $(STAMP)  ## Prefect server, work pool and worker here, with all deployments registered; ctrl-C stops it
 	@$(BIN)/aura server --deployments
@@ -19,7 +20,7 @@ demo: $(STAMP)  ## make a RAW dataset from real photographs under demo-data/ (ru
 	@$(BIN)/aura demo
 
 test: $(STAMP) lint  ## style, types, import rules and all tests
-	$(BIN)/pytest
+	$(BIN)/pytest -n $(TESTERS) --dist loadfile
 
 lint: $(STAMP)  ## style, types and import rules only
 	$(BIN)/ruff check .

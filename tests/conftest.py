@@ -21,6 +21,9 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 REPOSITORY = Path(__file__).parent.parent
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # processes side by side must not fight for the cores with threads of their own
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 
 @dataclass(frozen=True)
 class S3Server:
