@@ -2,6 +2,7 @@
 # ruff: noqa: PLC0415 -- imports of a command happen when it runs, so that help is there at once
 
 import os
+import signal
 import sys
 from typing import TYPE_CHECKING, Annotated
 
@@ -37,6 +38,8 @@ def server(
     if stop:
         say("Stopped." if stop_kept_server() else "No server was left running.")
         return
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # a service manager's stop is as orderly as ctrl-C
+        signal.signal(number, signal.default_int_handler)
     if deployments:
         from flows.serving import require_definition
 
