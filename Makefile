@@ -20,7 +20,7 @@ demo: $(STAMP)  ## make a RAW dataset from real photographs under demo-data/ (ru
 	@$(BIN)/aura demo
 
 test: $(STAMP) lint  ## style, types, import rules and all tests
-	$(BIN)/pytest -n $(TESTERS) --dist loadfile
+	$(BIN)/pytest -n $(TESTERS) --dist loadfile --no-loadscope-reorder
 
 lint: $(STAMP)  ## style, types and import rules only
 	$(BIN)/ruff check .

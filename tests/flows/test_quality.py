@@ -105,6 +105,7 @@ def test_of_many_samples_the_ends_and_the_median_are_the_same_as_of_all() -> Non
             "index": list(range(10_001)),
             "cycle_psnr_matched_db": values,
             "source_uri": [str(number) for number in range(10_001)],
+            "source_sha256": [f"{number:064x}" for number in range(10_001)],
         }
     )
     few, every = candidates(table), table.to_pylist()
