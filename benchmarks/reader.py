@@ -413,10 +413,10 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--dataset", type=Path, help="of samples with a canvas of 512; made of the photographs if none")
     parser.add_argument("--samples", type=int, default=256, help="how many samples are read")
     parser.add_argument(
-        "--copies", type=int, default=4, help="how often each is stored, so that a reading takes seconds"
+        "--copies", type=int, default=3, help="how often each is stored, so that a reading takes seconds"
     )
     parser.add_argument("--layouts", nargs="+", choices=LAYOUTS, default=LAYOUTS, help="what peers' records are")
-    parser.add_argument("--rounds", type=int, default=5, help="how often each reads everything")
+    parser.add_argument("--rounds", type=int, default=3, help="how often each reads everything")
     options = parser.parse_args()
     options.dataset = options.dataset or options.work / "dataset"
     options.work.mkdir(parents=True, exist_ok=True)
