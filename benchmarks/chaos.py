@@ -268,7 +268,7 @@ def _wait_and_restart(running: Arena, coordinator: Coordinator, killed: list[int
             if killed == [0]:
                 running.s3.start()
                 break
-            time.sleep(0.05)
+            time.sleep(0.05)  # a pause between two looks: neither a kill nor an end is told to us
     return coordinator.wait()
 
 

@@ -270,4 +270,4 @@ def wait_until(condition: Callable[[], bool], what: str, seconds: float = 900.0)
     while not condition():
         if time.monotonic() > deadline:
             raise TimeoutError(f"waited {seconds:g} s in vain for {what}")
-        time.sleep(0.05)
+        time.sleep(0.05)  # a pause between two looks, not a guess of how long it takes

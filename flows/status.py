@@ -39,7 +39,7 @@ def watch_status(dataset: str) -> None:
     status = read_status(dataset)
     with Live(Text(_page(status)), console=out, auto_refresh=False) as live:
         while status.run is not None and status.run.alive:
-            time.sleep(_WATCH_EVERY_S)
+            time.sleep(_WATCH_EVERY_S)  # the store tells nobody that it changed
             status = read_status(dataset)
             live.update(Text(_page(status)), refresh=True)
 

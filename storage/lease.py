@@ -206,7 +206,7 @@ def hold(
             if on_wait is not None and not told:
                 on_wait(holder.words())
                 told = True
-        time.sleep(_POLL_S)
+        time.sleep(_POLL_S)  # object stores have no notification to wait for
     lease = Lease(dataset, taken, duration_s)
     try:
         yield lease

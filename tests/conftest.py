@@ -80,7 +80,7 @@ def wait_until(condition: Callable[[], bool], what: str, seconds: float = 30.0) 
     while not condition():
         if time.monotonic() > deadline:
             pytest.fail(f"waited {seconds:g} s in vain for {what}")
-        time.sleep(pause)
+        time.sleep(pause)  # between two looks at the condition; what is waited for decides, not the clock
         pause = min(0.2, pause * 1.5)
 
 
