@@ -86,7 +86,7 @@ def ingest(recipe: Recipe, dataset: Annotated[str, AfterValidator(_url)], wait: 
 
 
 def _result(dataset: Dataset, changes: str) -> IngestResult:
-    index = current_index(dataset)
+    index = current_index(dataset, ["reject_reason"])
     reasons = pc.value_counts(index["reject_reason"].drop_null()).to_pylist()
     return IngestResult(
         dataset_url=dataset.location.url,

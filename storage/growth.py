@@ -24,7 +24,7 @@ import pyarrow.compute as pc
 from aura.errors import IntegrityError, MissingFileError, RejectedImageError, StorageAccessError
 from storage.corpus import check_corpus, holds_photographs, is_list, list_items, read_bytes, read_item
 from storage.dataset import Dataset
-from storage.index import INDEX_SCHEMA, describe, read_index, read_rows_of, recipe_facts
+from storage.index import INDEX_NAME, INDEX_SCHEMA, TableFile, describe, has_index, read_rows_of, recipe_facts
 from storage.ingest import Progress, RunParts, clear_parts, part_rows, read_parts, reject_repeated
 from storage.location import Location
 from storage.photograph import decode
@@ -90,14 +90,20 @@ def current_index(dataset: Dataset, columns: Sequence[str] | None = None) -> pa.
         IntegrityError: a table is damaged, or the index is lost.
         StorageError: the storage refused.
     """
-    if dataset.listings == 1:
-        return next(_history(dataset, columns))
+    wanted = pa.schema([INDEX_SCHEMA.field(name) for name in columns or INDEX_SCHEMA.names])
+    return pa.concat_tables([wanted.empty_table(), *current_rows(dataset, columns)])
+
+
+def current_rows(dataset: Dataset, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+    """Yield what :func:`current_index` returns, some ten thousand rows at a time; of the rest, memory holds 16 bytes.
+
+    Raises:
+        IntegrityError: a table is damaged, or the index is lost.
+        StorageError: the storage refused.
+    """
     wanted = INDEX_SCHEMA.names if columns is None else list(columns)
-    table = pa.concat_tables(_history(dataset, sorted({*wanted, *_NAME, "reject_reason"})))
-    # of rows of the same name the last one counts
-    _, from_behind = np.unique(_keys(table, _NAME)[::-1], return_index=True)
-    table = table.take(pa.array(np.sort(table.num_rows - 1 - from_behind)))
-    return table.filter(pc.not_equal(pc.fill_null(table["reject_reason"], ""), REMOVED)).select(wanted)
+    for rows, stays in _History.read(dataset).rows(wanted):
+        yield rows.filter(pa.array(stays)) if not stays.all() else rows
 
 
 def present_sources(index: pa.Table) -> frozenset[str]:
@@ -109,8 +115,14 @@ def gone_sources(dataset: Dataset) -> frozenset[str]:
     """Return the digests of the photographs that were in the corpus once and are no more."""
     if dataset.listings == 1:
         return frozenset()
-    ever, present = _ever(dataset), _usable(current_index(dataset, _USABLE))
-    return frozenset(ever.filter(pc.invert(pc.is_in(ever, present))).to_pylist())
+    history = _History.read(dataset)
+    gone: set[str] = set()
+    for rows, stays in history.rows(_USABLE):
+        gone.update(_usable(rows.filter(pa.array(~stays))).to_pylist())
+    for rows, stays in history.rows(_USABLE):
+        present = _usable(rows.filter(pa.array(stays)))
+        gone.difference_update(present.filter(pc.is_in(present, _texts(gone))).to_pylist())
+    return frozenset(gone)
 
 
 def find_changes(dataset: Dataset) -> Changes:
@@ -126,12 +138,15 @@ def find_changes(dataset: Dataset) -> Changes:
     """
     column = dataset.recipe.corpus_column
     corpus = check_corpus(dataset.recipe.corpus, column)
-    index = current_index(dataset, ("uri", "member", "length_bytes", "archive_bytes"))
-    row_uris = _keys(index, ("uri",))
+    rows_of_uri, rows_of_size = [np.zeros(0, "S16")], [np.zeros(0, "S16")]
+    for rows in current_rows(dataset, ("uri", "member", "length_bytes", "archive_bytes")):
+        lengths = rows["length_bytes"] if not is_list(corpus, column) else pa.nulls(rows.num_rows, pa.int64())
+        sizes = pc.coalesce(rows["archive_bytes"], pc.if_else(pc.is_null(rows["member"]), lengths, None))
+        rows_of_uri.append(_keys(rows, ("uri",)))
+        rows_of_size.append(_keys(pa.table({"uri": rows["uri"], "size": sizes}), ("uri", "size")))
+    row_uris, known = np.concatenate(rows_of_uri), np.unique(np.concatenate(rows_of_size))
+    del rows_of_uri, rows_of_size
     uris = np.unique(row_uris)
-    lengths = index["length_bytes"] if not is_list(corpus, column) else pa.nulls(index.num_rows, pa.int64())
-    sizes = pc.coalesce(index["archive_bytes"], pc.if_else(pc.is_null(index["member"]), lengths, None))
-    known = np.unique(_keys(pa.table({"uri": index["uri"], "size": sizes}), ("uri", "size")))
     listed = np.zeros(len(uris), bool)
     fresh: list[Item] = []
     items = list_items(corpus, column)
@@ -158,21 +173,28 @@ def read_changes(
     Raises:
         StorageError: the storage refused.
     """
-    index = current_index(dataset)
     new = part_rows(dataset.location, read_parts(dataset.location, changes.fresh, dataset.recipe, run, on_progress))
-    reread = pc.is_in(index["uri"], pa.array([item.uri for item in changes.fresh], pa.string()))
-    before = index.filter(reread)
-    staying = np.ones(index.num_rows, bool)
-    staying[list(changes.gone)] = False
-    kept = pc.and_(pc.and_(pc.invert(reread), pa.array(staying)), pc.is_null(index["reject_reason"]))
-    repeated = pc.and_(kept, pc.is_in(index["sha256"], new["sha256"].unique().drop_null()))
-    same_bytes = index.select(["uri", "member", "sha256"]).filter(repeated)
-    first_names = {row["sha256"]: source_name(row["uri"], row["member"]) for row in same_bytes.to_pylist()}
-    new = reject_repeated(new, first_names)
-    lost = np.isin(_keys(before, _NAME), _keys(new, _NAME), invert=True)  # left a tar or Parquet file
-    gone = pa.concat_tables([index.take(pa.array(changes.gone, pa.int64())), before.filter(pa.array(lost, pa.bool_()))])
-    known = pc.and_(pc.is_null(new["reject_reason"]), pc.is_in(new["sha256"], _usable(before)))
-    return Listing(pa.concat_tables([_removed(gone), new]), retry=False, known=pc.sum(known).as_py() or 0)
+    reread, digests = _texts(item.uri for item in changes.fresh), new["sha256"].unique().drop_null()
+    left, begin = np.array(changes.gone, np.int64), 0
+    gone, before = [INDEX_SCHEMA.empty_table()], [INDEX_SCHEMA.empty_table()]
+    first_names: dict[str, str] = {}
+    for rows in current_rows(dataset):
+        leaves = np.zeros(rows.num_rows, bool)
+        leaves[left[(left >= begin) & (left < begin + rows.num_rows)] - begin] = True
+        begin += rows.num_rows
+        again = pc.is_in(rows["uri"], reread)
+        kept = pc.and_(pc.invert(pc.or_(again, pa.array(leaves))), pc.is_null(rows["reject_reason"]))
+        same_bytes = rows.select(["uri", "member", "sha256"]).filter(pc.and_(kept, pc.is_in(rows["sha256"], digests)))
+        first_names |= {row["sha256"]: source_name(row["uri"], row["member"]) for row in same_bytes.to_pylist()}
+        gone.append(rows.filter(pa.array(leaves)))
+        before.append(rows.filter(again))
+    new, old = reject_repeated(new, first_names), pa.concat_tables(before)
+    lost = np.isin(_keys(old, _NAME), _keys(new, _NAME), invert=True)  # left a tar or Parquet file
+    gone.append(old.filter(pa.array(lost, pa.bool_())))
+    known = pc.and_(pc.is_null(new["reject_reason"]), pc.is_in(new["sha256"], _usable(old)))
+    return Listing(
+        pa.concat_tables([_removed(pa.concat_tables(gone)), new]), retry=False, known=pc.sum(known).as_py() or 0
+    )
 
 
 def read_rejects(dataset: Dataset, on_progress: Callable[[int, int], None] | None = None) -> Listing:
@@ -185,12 +207,13 @@ def read_rejects(dataset: Dataset, on_progress: Callable[[int, int], None] | Non
     Raises:
         StorageError: the storage refused.
     """
-    index = current_index(dataset)
-    # a list or an archive as a whole is mended by other lines or bytes, which a listing finds
-    whole = pc.and_(pc.is_null(index["member"]), pc.is_valid(index["archive_bytes"]))
-    refused = pc.invert(pc.or_(whole, pc.is_in(index["reject_reason"], pa.array(_NOT_RETRIED, pa.string()))))
-    unmade = pc.is_in(index["sha256"], pa.array(sorted(unmade_sources(dataset)), pa.string()))
-    rows = index.filter(pc.or_(refused, unmade)).to_pylist()
+    unmade = _texts(unmade_sources(dataset))
+    rows: list[dict[str, Any]] = []
+    for some in current_rows(dataset):
+        # a list or an archive as a whole is mended by other lines or bytes, which a listing finds
+        whole = pc.and_(pc.is_null(some["member"]), pc.is_valid(some["archive_bytes"]))
+        refused = pc.invert(pc.or_(whole, pc.is_in(some["reject_reason"], _texts(_NOT_RETRIED))))
+        rows += some.filter(pc.or_(refused, pc.is_in(some["sha256"], unmade))).to_pylist()
     usable: list[dict[str, Any]] = []
     with ThreadPoolExecutor(_DECODERS, thread_name_prefix="retry") as pool:
         for done, row in enumerate(pool.map(lambda row: _tried(row, dataset), rows), 1):
@@ -265,29 +288,57 @@ def plan_growth(dataset: Dataset, listing: Listing) -> Iterator[pa.Table]:
     """
     rows = listing.rows
     if not listing.retry:
-        rows = rows.filter(pc.invert(pc.is_in(rows["sha256"], _ever(dataset))))
+        ever = np.zeros(rows.num_rows, bool)
+        for there, _ in _History.read(dataset).rows(_USABLE):
+            ever |= np.asarray(pc.is_in(rows["sha256"], _usable(there)))
+        rows = rows.filter(pa.array(~ever))
     made = made_samples(dataset) if listing.retry else ()
     return plan_shards(rows.to_batches(_PLANNED_AT_ONCE), dataset.recipe, dataset.shard_count, made)
 
 
-def _history(dataset: Dataset, columns: Sequence[str] | None) -> Iterator[pa.Table]:
-    index = read_index(dataset.location, dataset.recipe, columns)
-    if index is None:
-        raise IntegrityError(f"{dataset.location.url} has lost its index.parquet. Restore that file from a copy.")
-    yield index.replace_schema_metadata(None)
-    for listing in range(2, dataset.listings + 1):
-        yield read_rows_of(_file(dataset.location, listing), columns).replace_schema_metadata(None)
+@dataclass(frozen=True, slots=True)
+class _History:
+    """The index and all listings after it, as they are kept; decoded they take several times the memory.
+
+    Attributes:
+        files: the tables in order, encoded.
+        last: of each row whether no later one has its name; None if there is but the index.
+    """
+
+    files: tuple[TableFile, ...]
+    last: npt.NDArray[np.bool_] | None
+
+    @classmethod
+    def read(cls, dataset: Dataset) -> _History:
+        if not has_index(dataset.location, dataset.recipe):
+            raise IntegrityError(f"{dataset.location.url} has lost its index.parquet. Restore that file from a copy.")
+        places = [_file(dataset.location, listing) for listing in range(2, dataset.listings + 1)]
+        files = tuple(TableFile.read(place) for place in [dataset.location.join(INDEX_NAME), *places])
+        if len(files) == 1:
+            return cls(files, None)
+        keys = np.concatenate([_keys(rows, _NAME) for file in files for rows in file.rows(_NAME)])
+        _, from_behind = np.unique(keys[::-1], return_index=True)
+        last = np.zeros(len(keys), bool)
+        last[len(keys) - 1 - from_behind] = True
+        return cls(files, last)
+
+    def rows(self, columns: Sequence[str]) -> Iterator[tuple[pa.Table, npt.NDArray[np.bool_]]]:
+        """Yield some rows at a time, and which of them the corpus holds as it was listed last."""
+        begin = 0
+        for file in self.files:
+            for rows in file.rows([*columns, *({"reject_reason"} - {*columns})]):
+                stays = np.ones(rows.num_rows, bool)
+                if self.last is not None:
+                    stays = self.last[begin : begin + rows.num_rows].copy()
+                    stays &= np.asarray(pc.not_equal(pc.fill_null(rows["reject_reason"], ""), REMOVED))
+                begin += rows.num_rows
+                yield rows.select(list(columns)), stays
 
 
 def _usable(index: pa.Table) -> pa.Array:
     """Digests of the photographs of an index that can be used."""
-    usable = pc.is_in(index["reject_reason"], pa.array([None, "duplicate"], pa.string()))
+    usable = pc.is_in(index["reject_reason"], _texts([None, "duplicate"]))
     return index["sha256"].filter(usable).unique()
-
-
-def _ever(dataset: Dataset) -> pa.Array:
-    """Digests of every photograph that was in the corpus at some time and could be used."""
-    return pa.chunked_array([_usable(table) for table in _history(dataset, _USABLE)], pa.string()).unique()
 
 
 def _keys(table: pa.Table, columns: Sequence[str]) -> Keys:
@@ -306,6 +357,10 @@ def _find(ordered: Keys, wanted: Keys) -> npt.NDArray[np.int64]:
         return np.full(len(wanted), -1)
     places = np.minimum(np.searchsorted(ordered, wanted), len(ordered) - 1)
     return np.where(ordered[places] == wanted, places, -1)
+
+
+def _texts(values: Iterable[str | None]) -> pa.Array:
+    return pa.array(list(values), pa.string())
 
 
 def _removed(rows: pa.Table) -> pa.Table:

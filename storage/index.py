@@ -7,6 +7,7 @@ import json
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import pyarrow as pa
@@ -50,6 +51,7 @@ INDEX_NAME: Final = "index.parquet"
 _READERS: Final = 16
 _AHEAD: Final = 64
 _BATCH_ROWS: Final = 2048
+_STREAMED_ROWS: Final = 32768
 _FOOTER_AHEAD: Final = 1 << 16
 
 
@@ -161,9 +163,7 @@ def has_index(dataset_url: str | Location, recipe: Recipe) -> bool:
     try:
         schema = pq.read_schema(pa.PythonFile(RangeFile(place, size, _FOOTER_AHEAD, size), mode="r"))
     except (pa.ArrowException, ValueError) as error:
-        raise IntegrityError(
-            f"{place.url} is not a whole Parquet file. Delete it, then run again to make it anew."
-        ) from error
+        raise _not_whole(place.url) from error
     _require_same_recipe(locate(dataset_url), facts_of(schema.empty_table()), recipe)
     return True
 
@@ -180,9 +180,44 @@ def index_batches(dataset_url: str | Location) -> Iterator[pa.RecordBatch]:
     try:
         yield from pq.ParquetFile(pa.BufferReader(place.read())).iter_batches(_BATCH_ROWS)
     except pa.ArrowException as error:
-        raise IntegrityError(
-            f"{place.url} is not a whole Parquet file. Delete it, then run again to make it anew."
-        ) from error
+        raise _not_whole(place.url) from error
+
+
+@dataclass(frozen=True, slots=True)
+class TableFile:
+    """A table of the corpus, an index or a listing, in memory as it is kept.
+
+    Attributes:
+        url: where it is kept.
+        data: the encoded table.
+    """
+
+    url: str
+    data: bytes = field(repr=False)
+
+    @classmethod
+    def read(cls, place: Location) -> TableFile:
+        """Read the file.
+
+        Raises:
+            MissingFileError: there is no such table.
+            StorageError: the storage refused.
+        """
+        return cls(place.url, place.read())
+
+    def rows(self, columns: Sequence[str]) -> Iterator[pa.Table]:
+        """Yield some ten thousand rows at a time; columns that an older release did not write are null.
+
+        Raises:
+            IntegrityError: it is damaged.
+        """
+        try:
+            file = pq.ParquetFile(pa.BufferReader(self.data))
+            there = set(file.schema_arrow.names)
+            for batch in file.iter_batches(_STREAMED_ROWS, columns=[name for name in columns if name in there]):
+                yield _as_indexed(pa.Table.from_batches([batch]), columns)
+        except (pa.ArrowException, OSError) as error:
+            raise _not_whole(self.url) from error
 
 
 def read_rows_of(place: Location, columns: Sequence[str] | None = None) -> pa.Table:
@@ -198,14 +233,24 @@ def read_rows_of(place: Location, columns: Sequence[str] | None = None) -> pa.Ta
         StorageError: the storage refused.
     """
     data = place.read()
-    wanted = INDEX_SCHEMA if columns is None else pa.schema([INDEX_SCHEMA.field(name) for name in columns])
+    wanted = INDEX_SCHEMA.names if columns is None else list(columns)
     there = set(read_schema(data, place.url).names)
-    table = decode_table(data, place.url, [name for name in wanted.names if name in there])
+    table = decode_table(data, place.url, [name for name in wanted if name in there])
+    return _as_indexed(table, wanted).replace_schema_metadata(table.schema.metadata)
+
+
+def _as_indexed(table: pa.Table, columns: Sequence[str]) -> pa.Table:
+    """Give columns the types of :data:`INDEX_SCHEMA`; those that are not there become null."""
+    wanted, there = [INDEX_SCHEMA.field(name) for name in columns], set(table.schema.names)
     found = [
-        table[field.name].cast(field.type) if field.name in there else pa.nulls(table.num_rows, field.type)
-        for field in wanted
+        table[each.name].cast(each.type) if each.name in there else pa.nulls(table.num_rows, each.type)
+        for each in wanted
     ]
-    return pa.table(found, schema=wanted.with_metadata(table.schema.metadata))
+    return pa.table(found, schema=pa.schema(wanted))
+
+
+def _not_whole(url: str) -> IntegrityError:
+    return IntegrityError(f"{url} is not a whole Parquet file. Delete it, then run again to make it anew.")
 
 
 def _require_same_recipe(location: Location, facts: dict[str, str], recipe: Recipe) -> None:
