@@ -33,6 +33,12 @@ from storage.versions import diff_versions, publish, read_version, verify_versio
 from tests.storage.conftest import CAMERA, encoded, make_table, make_tar, save_image, shard_data, small_recipe
 
 
+@pytest.fixture(autouse=True)
+def few_rows_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A corpus of a handful of files is streamed as one of a million is: in several pieces."""
+    monkeypatch.setattr("storage.index._STREAMED_ROWS", 2)
+
+
 @pytest.fixture
 def photographs(tmp_path: Path) -> Path:
     folder = tmp_path / "corpus"
