@@ -1,13 +1,12 @@
 """How close two images, or two RAW frames, are: PSNR, SSIM, CIEDE2000, and tone-matched comparisons.
 
 Every image is ``(B, C, H, W)`` with a data range of 1; a metric returns one float32 value per image. LPIPS
-is in :mod:`aura.perceptual`.
+is in :mod:`aura.perceptual`; what a factory measures on every sample is in :mod:`aura.cycle`.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -20,7 +19,6 @@ from torch import Tensor
 from aura.bayer import PLANE_CHANNEL
 from aura.color import SRGB_TO_XYZ, srgb_to_linear
 from aura.errors import InvalidInputError
-from aura.perceptual import SMALLEST_SIDE, Lpips
 
 OVEREXPOSED: Final = 0.99
 """Normalised RAW at or above this is over-exposed: it bounds the light from below and no more."""
@@ -174,57 +172,6 @@ def ciede2000(image: Tensor, reference: Tensor) -> Tensor:
     return torch.stack([_mean_difference(*pair) for pair in zip(image.detach(), reference.detach(), strict=True)])
 
 
-@dataclass(frozen=True)
-class CycleQuality:
-    """A photograph against its synthesized RAW rendered back.
-
-    Attributes:
-        psnr: dB, as is.
-        psnr_matched: dB, after :func:`match_tone` of the rendering to the photograph.
-        ssim: as is.
-        ssim_matched: after the same matching.
-        lpips: as is; None if it was not asked for or the image is too small for it.
-        lpips_matched: after the same matching; None likewise.
-    """
-
-    psnr: float
-    psnr_matched: float
-    ssim: float
-    ssim_matched: float
-    lpips: float | None
-    lpips_matched: float | None
-
-
-def cycle_quality(source: Tensor, rendered: Tensor, lpips: Lpips | None) -> CycleQuality:
-    """Compare a photograph with its RAW rendered back, as is and with exposure and tone matched.
-
-    Args:
-        source: ``(3, H, W)`` sRGB in [0, 1].
-        rendered: same shape.
-        lpips: the metric, or None to leave it out.
-
-    Raises:
-        InvalidInputError: shapes differ, are not ``(3, H, W)``, or a side is under 11.
-    """
-    source, rendered = source.detach().float()[None], rendered.detach().float()[None]
-    _require_pair(rendered, source)
-    with torch.no_grad():
-        matched = match_tone(rendered, source)
-        large_enough = min(source.shape[-2:]) >= SMALLEST_SIDE
-        similarity, similarity_matched = ssim(torch.cat([rendered, matched]), source.expand(2, -1, -1, -1)).tolist()
-        distance = distance_matched = None
-        if lpips is not None and large_enough:
-            distance, distance_matched = lpips(torch.cat([rendered, matched]), source.expand(2, -1, -1, -1)).tolist()
-        return CycleQuality(
-            psnr=float(psnr(rendered, source)),
-            psnr_matched=float(psnr(matched, source)),
-            ssim=similarity,
-            ssim_matched=similarity_matched,
-            lpips=distance,
-            lpips_matched=distance_matched,
-        )
-
-
 def _require_pair(image: Tensor, reference: Tensor) -> None:
     if image.shape != reference.shape or image.ndim != 4:
         raise InvalidInputError(
@@ -235,16 +182,25 @@ def _require_pair(image: Tensor, reference: Tensor) -> None:
 def _similarity_map(image: Tensor, reference: Tensor) -> Tensor:
     """SSIM at every full window: ``(B, C, H, W)`` -> ``(B, C, H - 10, W - 10)``."""
     moments = torch.stack([image, reference, image * image + reference * reference, image * reference])
-    mean_1, mean_2, squares, product = _gaussian_blur(moments).unbind(0)
+    return similarity(*ssim_blur(moments).unbind(0))
+
+
+def similarity(mean_1: Tensor, mean_2: Tensor, squares: Tensor, product: Tensor) -> Tensor:
+    """SSIM of blurred moments: of two images, of the sum of their squares, and of their product; any one shape."""
     mean_squares, mean_product = mean_1 * mean_1 + mean_2 * mean_2, mean_1 * mean_2
     c1, c2 = 0.01**2, 0.03**2
     luminance_and_structure = (2 * mean_product + c1) * (2 * (product - mean_product) + c2)
-    similarity: Tensor = luminance_and_structure / ((mean_squares + c1) * (squares - mean_squares + c2))
-    return similarity
+    ratio: Tensor = luminance_and_structure / ((mean_squares + c1) * (squares - mean_squares + c2))
+    return ratio
 
 
-def _gaussian_blur(images: Tensor) -> Tensor:
-    """Blur the last two dimensions with the SSIM window; only full windows, so sides shrink by 10."""
+def ssim_blur(images: Tensor, stride: int = 1) -> Tensor:
+    """Blur the last two dimensions with the SSIM window.
+
+    Args:
+        images: ``(*, H, W)`` float32, sides of at least 11.
+        stride: 1 for every full window, which takes 10 off each side; n for every nth in each direction.
+    """
     position = torch.arange(SSIM_WINDOW, dtype=torch.float32, device=images.device) - SSIM_WINDOW // 2
     window = torch.exp(-(position**2) / (2 * 1.5**2))
     window = window / window.sum()
@@ -252,8 +208,8 @@ def _gaussian_blur(images: Tensor) -> Tensor:
         # all planes as the channels of one depthwise convolution: several times faster than a batch of one channel
         planes = images.flatten(0, -3)[None]
         count = planes.shape[1]
-        rows = F.conv2d(planes, window.view(1, 1, -1, 1).repeat(count, 1, 1, 1), groups=count)
-        blurred = F.conv2d(rows, window.view(1, 1, 1, -1).repeat(count, 1, 1, 1), groups=count)
+        rows = F.conv2d(planes, window.view(1, 1, -1, 1).repeat(count, 1, 1, 1), groups=count, stride=(stride, 1))
+        blurred = F.conv2d(rows, window.view(1, 1, 1, -1).repeat(count, 1, 1, 1), groups=count, stride=(1, stride))
     return blurred.reshape(*images.shape[:-2], *blurred.shape[-2:])
 
 
@@ -263,14 +219,28 @@ def _monotone_curve(values: np.ndarray, targets: np.ndarray) -> np.ndarray:
     level = np.clip(targets * (_TONE_LEVELS - 1) + 0.5, 0, _TONE_LEVELS - 1).astype(np.int32).ravel()
     joint = np.bincount(band * _TONE_LEVELS + level, minlength=_TONE_BINS * _TONE_LEVELS)
     joint = joint.reshape(_TONE_BINS, _TONE_LEVELS)
+    return fit_tone(joint, np.bincount(band, weights=values.ravel(), minlength=_TONE_BINS), _TONE_TABLE + 1)
+
+
+def fit_tone(joint: np.ndarray, sums: np.ndarray, entries: int) -> np.ndarray:
+    """Fit the curve of :func:`match_tone` to what was counted.
+
+    Args:
+        joint: int ``(bands, levels)``: pixels by band of the image and level of the reference, both even on [0, 1].
+        sums: ``(bands,)``: of the image's values in each band.
+        entries: of the table.
+
+    Returns:
+        float32 ``(entries,)``: the curve at even steps from 0 to 1, non-decreasing.
+    """
     counts = joint.sum(axis=1)
     used = counts >= min(_TONE_LEAST_PIXELS, counts.max())
-    knots = (np.bincount(band, weights=values.ravel(), minlength=_TONE_BINS) / np.maximum(counts, 1))[used]
-    medians = (joint[used].cumsum(axis=1) >= counts[used, None] / 2).argmax(axis=1) / (_TONE_LEVELS - 1)
+    knots = (sums / np.maximum(counts, 1))[used]
+    medians = (joint[used].cumsum(axis=1) >= counts[used, None] / 2).argmax(axis=1) / (joint.shape[1] - 1)
     if len(knots) == 1:
-        return np.full(_TONE_TABLE + 1, medians[0], dtype=np.float32)
+        return np.full(entries, medians[0], dtype=np.float32)
     heights = isotonic_regression(medians, weights=counts[used].astype(np.float64)).x
-    grid = np.linspace(0.0, 1.0, _TONE_TABLE + 1).clip(knots[0], knots[-1])
+    grid = np.linspace(0.0, 1.0, entries).clip(knots[0], knots[-1])
     return np.asarray(PchipInterpolator(knots, heights)(grid), dtype=np.float32)
 
 

@@ -9,13 +9,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Final, Literal, NamedTuple, get_args
+from typing import Final, Literal, NamedTuple, Protocol, get_args
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
@@ -85,7 +83,7 @@ class Reconstructor:
             return cls(method, hashlib.sha256(f"{method}/1".encode()).hexdigest(), place)
         path = weights or RELEASED_WEIGHTS
         model = load_weights(path).to(place).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]  # torch's stub lacks this form
-        return cls(method, hashlib.sha256(b"aura/1" + path.read_bytes()).hexdigest(), place, model)
+        return cls(method, hashlib.sha256(b"aura/2" + path.read_bytes()).hexdigest(), place, model)
 
     def canonical(self, image: NDArray[np.uint8], windows: Sequence[Window] | None = None) -> list[Tensor]:
         """Invert the ISP of a photograph.
@@ -106,23 +104,67 @@ class Reconstructor:
         wanted = [Window(0, 0, height, width)] if windows is None else list(windows)
         if windows is not None:
             _check_windows(wanted, height, width)
-        invert = self._classical() if self._model is None else partial(self._through_network, self._model)
+        inversion = self.begin(image)
+        return [inversion.light(window).cpu() for window in wanted]
+
+    def begin(self, image: NDArray[np.uint8]) -> Inversion:
+        """Look at a whole photograph, so that its parts can be inverted one by one, on any thread.
+
+        A photograph of up to ``WHOLE_IMAGE_PIXELS`` is inverted here, in one pass.
+
+        Args:
+            image: sRGB ``(H, W, 3)`` uint8, the whole photograph, sides at least 16.
+
+        Raises:
+            InvalidInputError: wrong dtype or shape, or too small.
+        """
+        _check_image(image)
+        codes = _upload(image, self.device)
+        if self._model is None:
+            return _ClassicalInversion(codes, unprocess.upi if self.name == "upi" else unprocess.linearise)
         with torch.inference_mode():
-            return invert(image, wanted)
+            context = self._model.context(summarise(codes / 255.0))
+            whole = None
+            if codes.shape[-2] * codes.shape[-1] <= WHOLE_IMAGE_PIXELS:
+                whole = _run(self._model, codes, Window(0, 0, *image.shape[:2]), context)
+            if self.device.type == "cuda":  # whoever goes on may do so on another stream
+                torch.cuda.current_stream(self.device).synchronize()
+        return _NetworkInversion(self._model, codes, context, whole)
 
-    def _classical(self) -> Callable[[NDArray[np.uint8], list[Window]], list[Tensor]]:
-        formula = unprocess.upi if self.name == "upi" else unprocess.linearise
-        return lambda image, windows: [
-            formula(_to_tensor(_cut(image, window), self.device))[0].float().cpu() for window in windows
-        ]
 
-    def _through_network(self, model: Aura, image: NDArray[np.uint8], windows: list[Window]) -> list[Tensor]:
-        context = model.context(summarise(_to_tensor(image, self.device)))
-        height, width = image.shape[:2]
-        if height * width <= WHOLE_IMAGE_PIXELS:
-            whole = _run(model, image, Window(0, 0, height, width), context, self.device)
-            return [whole[:, top : top + h, left : left + w].clone() for top, left, h, w in windows]
-        return [_run_tiled(model, image, window, context, self.device) for window in windows]
+class Inversion(Protocol):
+    """A photograph whose ISP is being inverted."""
+
+    def light(self, window: Window) -> Tensor:
+        """Canonical linear ``(3, h, w)`` float32 of a part, where the reconstructor computes; it may be changed.
+
+        1.0 = sensor saturation, not clipped. It knows the whole photograph, and does not depend on which other parts
+        are asked for. The window is even and inside the photograph.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class _ClassicalInversion:
+    codes: Tensor
+    formula: Callable[[Tensor], Tensor]
+
+    def light(self, window: Window) -> Tensor:
+        return self.formula(_cut(self.codes, window) / 255.0)[0].float()
+
+
+@dataclass(frozen=True)
+class _NetworkInversion:
+    model: Aura
+    codes: Tensor
+    context: Context
+    whole: Tensor | None
+
+    def light(self, window: Window) -> Tensor:
+        with torch.inference_mode():
+            if self.whole is not None:
+                return _cut(self.whole, window).clone()
+            return _run_tiled(self.model, self.codes, window, self.context)
 
 
 def load_weights(path: Path) -> Aura:
@@ -180,35 +222,40 @@ def _check_windows(windows: Sequence[Window], height: int, width: int) -> None:
             )
 
 
-def _cut(image: NDArray[np.uint8], window: Window) -> NDArray[np.uint8]:
-    return image[window.top : window.top + window.height, window.left : window.left + window.width]
+def _cut(image: Tensor, window: Window) -> Tensor:
+    return image[..., window.top : window.top + window.height, window.left : window.left + window.width]
 
 
-def _to_tensor(image: NDArray[np.uint8], device: torch.device) -> Tensor:
-    """``(H, W, 3)`` uint8 -> ``(1, 3, H, W)`` float32 in [0, 1]; the channels-last layout comes for free."""
-    pixels = np.require(image, requirements=["C", "W"])  # torch takes writable arrays only; copies only where needed
-    return torch.from_numpy(pixels).to(device).permute(2, 0, 1)[None].float() / 255.0
+def _upload(image: NDArray[np.uint8], device: torch.device) -> Tensor:
+    """``(H, W, 3)`` -> ``(1, 3, H, W)``, uint8; the channels-last layout comes for free."""
+    pixels = torch.from_numpy(np.require(image, requirements=["C", "W"]))  # torch takes writable arrays only
+    if device.type == "cuda":  # from pinned memory the copy does not hold up this thread
+        pixels = pixels.pin_memory().to(device, non_blocking=True)
+    return pixels.permute(2, 0, 1)[None]
 
 
-def _run(model: Aura, image: NDArray[np.uint8], window: Window, context: Context, device: torch.device) -> Tensor:
+def _run(model: Aura, codes: Tensor, window: Window, context: Context) -> Tensor:
     """One pass over a window that starts at a multiple of 16; padded by repeating its border to full cells."""
-    tile = _to_tensor(_cut(image, window), device)
-    padded = F.pad(tile, (0, -window.width % ALIGNMENT, 0, -window.height % ALIGNMENT), mode="replicate")
-    out: Tensor = model(padded, context)
-    return out[0, :, : window.height, : window.width].float().cpu()
+    tile = _cut(codes, window)
+    for dimension, side in ((-2, window.height), (-1, window.width)):
+        if side % ALIGNMENT:
+            inside = torch.arange(side + -side % ALIGNMENT, device=codes.device).clamp_max(side - 1)
+            tile = tile.index_select(dimension, inside)
+    # a GPU computes the convolutions in 16 bits; CPUs in 32, so that all of them make the same bytes
+    with torch.autocast(codes.device.type, dtype=torch.float16, enabled=codes.device.type == "cuda"):
+        light = model.invert_codes(tile, context)
+    return light[0, :, : window.height, : window.width].float()
 
 
-def _run_tiled(model: Aura, image: NDArray[np.uint8], window: Window, context: Context, device: torch.device) -> Tensor:
+def _run_tiled(model: Aura, codes: Tensor, window: Window, context: Context) -> Tensor:
     """Fill a window from tiles; each sees HALO pixels around itself, where the image has them."""
-    out = torch.empty(3, window.height, window.width)
+    out = torch.empty(3, window.height, window.width, device=codes.device)
     for core in _tiles(window):
-        around = _with_halo(core, image.shape[0], image.shape[1])
-        result = _run(model, image, around, context, device)
-        top, left = core.top - around.top, core.left - around.left
-        row, column = core.top - window.top, core.left - window.left
-        out[:, row : row + core.height, column : column + core.width] = result[
-            :, top : top + core.height, left : left + core.width
-        ]
+        around = _with_halo(core, codes.shape[-2], codes.shape[-1])
+        result = _run(model, codes, around, context)
+        inner = Window(core.top - around.top, core.left - around.left, core.height, core.width)
+        place = Window(core.top - window.top, core.left - window.left, core.height, core.width)
+        _cut(out, place).copy_(_cut(result, inner))
     return out
 
 

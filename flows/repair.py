@@ -8,7 +8,7 @@ from aura.errors import AuraError
 from flows.shard import make_samples
 from storage.dataset import Dataset, object_location
 from storage.lease import Lease
-from storage.shard import shard_objects
+from storage.shard import join_samples
 from storage.verification import Problem, Verification, restore
 from storage.versions import list_versions, read_version
 
@@ -53,7 +53,7 @@ def repair(
     made, failures = [], {}
     for done, (shard, problems) in enumerate(sorted(damaged.items()), 1):
         try:
-            objects = shard_objects(seen.dataset, shard, *make_samples(seen.dataset, shard, weights))
+            objects = join_samples(seen.dataset, shard, *make_samples(seen.dataset, shard, weights))
         except AuraError as error:
             failures[shard] = str(error)
         else:

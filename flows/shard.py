@@ -4,42 +4,35 @@ The same shard gives the same bytes on any worker, in any order, however often i
 moment: a shard without its samples table does not exist.
 """
 
-import hashlib
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain, groupby
 from operator import itemgetter
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
-import numpy.typing as npt
-import torch
-from torch import Tensor
 
 from aura.errors import IntegrityError, RejectedImageError
-from aura.isp import render
-from aura.metrics import CycleQuality, cycle_quality
-from aura.perceptual import Lpips
-from aura.reconstruct import Method, Reconstructor, Window
-from aura.sensor.profile import SensorProfile
-from aura.sensor.simulate import Capture, draw_capture, normalise_raw, simulate
+from aura.reconstruct import Method, Reconstructor
+from flows.lanes import Lanes, lanes
+from flows.sample import Photograph, Piece, PlanRow, Sample, cut_pieces, make_sample
+from flows.stages import in_order
 from storage.corpus import read_source
 from storage.dataset import Dataset, open_dataset
 from storage.lease import LeaseToken
 from storage.photograph import decode
-from storage.plan import place, read_shard_plan
+from storage.plan import read_shard_plan
 from storage.recipe import Recipe
-from storage.samples import RejectRow, SampleRow
-from storage.shard import ShardData, is_committed, write_shard
+from storage.samples import RejectRow
+from storage.shard import EncodedSample, encode_sample, is_committed, join_samples, write_objects
 from storage.sources import source_name
 
-PlanRow = dict[str, Any]
 _SOURCE_KEY: Final = ("source_uri", "source_member", "source_offset_bytes")  # a tar may hold a name twice
-Photograph = npt.NDArray[np.uint8]
+_PIXELS_AHEAD: Final = 48_000_000
+"""Of photographs that are read or wait, 3 bytes each; one photograph that is larger goes alone."""
 
 
 @dataclass(frozen=True)
@@ -63,21 +56,6 @@ class ShardReport:
     skipped: bool = False
 
 
-@dataclass(frozen=True)
-class Sample:
-    """A finished sample, without padding.
-
-    Attributes:
-        raw: uint16 DN ``(4, h, w)``, planes R, Gr, Gb, B.
-        srgb: the pixels it was made from, uint8 ``(3, 2h, 2w)``.
-        row: what is known about it.
-    """
-
-    raw: npt.NDArray[np.uint16]
-    srgb: npt.NDArray[np.uint8]
-    row: SampleRow
-
-
 def synthesize_shard(
     dataset_url: str, shard: int, weights: str | None = None, lease: LeaseToken | None = None
 ) -> ShardReport:
@@ -98,14 +76,20 @@ def synthesize_shard(
     dataset = open_dataset(dataset_url)
     if is_committed(dataset, shard):
         return ShardReport(shard, skipped=True)
-    data, rejects = make_samples(dataset, shard, weights)
-    write_shard(dataset, shard, data, rejects, permit=lease.require if lease else None)
-    pixels = sum(row.valid_height_px * row.valid_width_px for row in data.rows)
-    return ShardReport(shard, len(data.rows), len(rejects), pixels, time.perf_counter() - started)
+    samples, rejects = make_samples(dataset, shard, weights)
+    objects = join_samples(dataset, shard, samples, rejects)
+    write_objects(dataset, shard, objects, permit=lease.require if lease else None)
+    pixels = sum(sample.row.valid_height_px * sample.row.valid_width_px for sample in samples)
+    return ShardReport(shard, len(samples), len(rejects), pixels, time.perf_counter() - started)
 
 
-def make_samples(dataset: Dataset, shard: int, weights: str | None = None) -> tuple[ShardData, list[RejectRow]]:
+def make_samples(
+    dataset: Dataset, shard: int, weights: str | None = None
+) -> tuple[list[EncodedSample], list[RejectRow]]:
     """Make the samples of a shard, and keep them to itself.
+
+    Photographs are fetched and decoded ahead, samples are made beside each other, and encoded behind; the number of
+    threads changes no byte.
 
     Args:
         dataset: a dataset that was created and planned.
@@ -113,27 +97,64 @@ def make_samples(dataset: Dataset, shard: int, weights: str | None = None) -> tu
         weights: where the weights lie now; None for the released ones.
 
     Returns:
-        What is to be stored, and what could not be made.
+        What is to be stored, and what could not be made, both in the order of the plan.
 
     Raises:
         IntegrityError: this worker has other weights than the dataset was begun with.
         StorageError: the storage refused to give a photograph.
     """
-    recipe = dataset.recipe
-    inverse = reconstructor(recipe.method, weights, dataset.model_digest)
-    samples: list[Sample] = []
+    inverse = reconstructor(dataset.recipe.method, weights, dataset.model_digest)
+    samples: list[EncodedSample] = []
     rejects: list[RejectRow] = []
-    for rows, photograph in _photographs(read_shard_plan(dataset.location, shard).to_pylist(), recipe):
+    with lanes(inverse.device) as pools:
+        for made in _stages(dataset, read_shard_plan(dataset.location, shard).to_pylist(), inverse, pools):
+            if isinstance(made, EncodedSample):
+                samples.append(made)
+            else:
+                rejects.append(made)
+    return samples, rejects
+
+
+def _stages(
+    dataset: Dataset, rows: Sequence[PlanRow], inverse: Reconstructor, pools: Lanes
+) -> Iterator[EncodedSample | RejectRow]:
+    """Take a shard's plan through its stages; each asks the one before, and none runs far ahead."""
+
+    def decoded(source: list[PlanRow]) -> tuple[list[PlanRow], Photograph | RejectedImageError]:
         try:
-            samples += _make_samples(rows, photograph.result(), dataset, inverse)
+            return source, _read_photograph(source[0], dataset.recipe)
         except RejectedImageError as error:
-            rejects += [_reject(row, error) for row in rows]
-    return _stack(samples, dataset, shard), rejects
+            return source, error
+
+    def cut(
+        read: tuple[list[PlanRow], Photograph | RejectedImageError],
+    ) -> list[tuple[PlanRow, Piece | RejectedImageError]]:
+        source, photograph = read
+        if not isinstance(photograph, RejectedImageError):
+            try:
+                return list(zip(source, cut_pieces(source, photograph, inverse), strict=True))
+            except RejectedImageError as error:
+                photograph = error
+        return [(row, photograph) for row in source]
+
+    def made(planned: tuple[PlanRow, Piece | RejectedImageError]) -> Sample | RejectRow:
+        row, piece = planned
+        return _reject(row, piece) if isinstance(piece, RejectedImageError) else make_sample(row, piece, dataset)
+
+    def encoded(sample: Sample | RejectRow) -> EncodedSample | RejectRow:
+        if isinstance(sample, RejectRow):
+            return sample
+        return encode_sample(dataset, sample.row, sample.raw, sample.srgb if dataset.recipe.keep_srgb else None)
+
+    sources = [list(group) for _, group in groupby(rows, key=itemgetter(*_SOURCE_KEY))]
+    photographs = in_order(pools.readers, decoded, sources, _PIXELS_AHEAD, _pixels)
+    pieces = chain.from_iterable(in_order(pools.compute, cut, photographs, pools.width))
+    samples = in_order(pools.compute, made, pieces, pools.width + 1)
+    return in_order(pools.encoders, encoded, samples, pools.width + 1)
 
 
-def needs_lpips(sample_id: str, share: float) -> bool:
-    """Tell whether a sample is one of the share on which LPIPS is measured; it follows from the sample alone."""
-    return int(hashlib.sha256(sample_id.encode()).hexdigest()[:8], 16) < share * 2**32
+def _pixels(source: list[PlanRow]) -> float:
+    return float(source[0]["source_height_px"]) * float(source[0]["source_width_px"])
 
 
 @lru_cache(maxsize=2)
@@ -152,112 +173,9 @@ def reconstructor(method: Method, weights: str | None, digest: str) -> Reconstru
     return loaded
 
 
-@lru_cache(maxsize=1)
-def perceptual_metric() -> Lpips:
-    """Load LPIPS, once in the life of a worker process."""
-    return Lpips()
-
-
-def _photographs(rows: Sequence[PlanRow], recipe: Recipe) -> Iterator[tuple[list[PlanRow], "Future[Photograph]"]]:
-    """Yield each source's rows with its photograph, while the next one is read and decoded on another thread."""
-    sources = [list(group) for _, group in groupby(rows, key=itemgetter(*_SOURCE_KEY))]
-    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="prefetch") as reader:
-        coming = reader.submit(_read_photograph, sources[0][0], recipe)
-        for position, source in enumerate(sources):
-            photograph = coming
-            if position + 1 < len(sources):
-                coming = reader.submit(_read_photograph, sources[position + 1][0], recipe)
-            yield source, photograph
-
-
 def _read_photograph(row: PlanRow, recipe: Recipe) -> Photograph:
     # torch takes arrays that may be written only; a decoder's may be a view of its file
     return np.require(decode(read_source(row), recipe.limits).image, requirements=["C", "W"])
-
-
-def _make_samples(
-    rows: list[PlanRow], photograph: Photograph, dataset: Dataset, inverse: Reconstructor
-) -> list[Sample]:
-    pieces = [place(photograph, row) for row in rows]
-    canonicals = _canonicals(rows, photograph, pieces, inverse)
-    return [
-        _make_sample(row, piece, canonical, dataset)
-        for row, piece, canonical in zip(rows, pieces, canonicals, strict=True)
-    ]
-
-
-def _canonicals(
-    rows: list[PlanRow], photograph: Photograph, pieces: list[Photograph], inverse: Reconstructor
-) -> list[Tensor]:
-    """Invert each piece: as a window of its photograph, or by itself if it is the whole photograph shrunk."""
-    windows = [
-        Window(row["crop_top_px"], row["crop_left_px"], row["crop_height_px"], row["crop_width_px"]) for row in rows
-    ]
-    if all(piece.shape[:2] == window[2:] for piece, window in zip(pieces, windows, strict=True)):
-        return inverse.canonical(photograph, windows)
-    return [inverse.canonical(piece)[0] for piece in pieces]
-
-
-def _make_sample(row: PlanRow, piece: Photograph, canonical: Tensor, dataset: Dataset) -> Sample:
-    recipe = dataset.recipe
-    profile = SensorProfile.model_validate(dataset.profiles[row["camera"]])
-    model = "none" if recipe.noise == "none" else recipe.noise_model
-    capture = draw_capture(
-        profile, row["iso"], row["seed"], noise_model=model, illuminant_kelvin=recipe.illuminant_kelvin
-    )
-    raw = simulate(canonical, replace(capture, noise=None) if recipe.noise == "on_read" else capture)
-    levels = profile.levels_at(row["iso"])
-    normalised = normalise_raw(raw, levels.black_level, levels.white_level)
-    source = torch.from_numpy(piece).permute(2, 0, 1)
-    metric = perceptual_metric() if needs_lpips(row["sample_id"], recipe.lpips_share) else None
-    quality = cycle_quality(source / 255, _rendered(normalised, capture), metric)
-    clipped = (raw >= torch.tensor(levels.white_level)[:, None, None]).float().mean().item()
-    return Sample(
-        raw=raw.numpy().astype(np.uint16),
-        srgb=np.ascontiguousarray(source.numpy()),
-        row=_sample_row(row, capture, model, quality, clipped, normalised.mean(dim=(1, 2)).tolist()),
-    )
-
-
-def _rendered(normalised: Tensor, capture: Capture) -> Tensor:
-    gains, matrix = torch.tensor(capture.wb_gains), torch.tensor(capture.camera_to_srgb)
-    return render(normalised, capture.profile.cfa_pattern, gains, matrix)
-
-
-def _sample_row(
-    row: PlanRow, capture: Capture, noise_model: str, quality: CycleQuality, clipped: float, channel_mean: list[float]
-) -> SampleRow:
-    levels = capture.profile.levels_at(capture.iso)
-    noise = capture.noise
-    planned = (
-        *("index", "sample_id", "source_uri", "source_member", "source_sha256"),
-        *("crop_top_px", "crop_left_px", "crop_height_px", "crop_width_px", "valid_height_px", "valid_width_px"),
-        *("camera", "iso", "seed"),
-    )
-    return SampleRow(
-        **{name: row[name] for name in planned},
-        cfa_pattern=capture.profile.cfa_pattern,
-        black_level_dn=levels.black_level,
-        white_level_dn=levels.white_level,
-        noise_model=noise_model,
-        noise_system_gain_dn_per_electron=noise.system_gain_dn_per_electron if noise else 0.0,
-        noise_read_sigma_dn=noise.read_sigma_dn if noise else 0.0,
-        noise_read_tukey_lambda=noise.read_tukey_lambda if noise else None,
-        noise_row_sigma_dn=noise.row_sigma_dn if noise else 0.0,
-        noise_black_offset_dn=noise.black_offset_dn if noise else (0.0, 0.0, 0.0, 0.0),
-        noise_quantisation_step_dn=noise.quantisation_step_dn if noise else 1.0,
-        exposure=capture.exposure,
-        wb_gains=capture.wb_gains,
-        camera_to_srgb=list(chain.from_iterable(capture.camera_to_srgb)),
-        cycle_psnr_db=quality.psnr,
-        cycle_psnr_matched_db=quality.psnr_matched,
-        cycle_ssim=quality.ssim,
-        cycle_ssim_matched=quality.ssim_matched,
-        cycle_lpips=quality.lpips,
-        cycle_lpips_matched=quality.lpips_matched,
-        clipped_fraction=clipped,
-        channel_mean=channel_mean,
-    )
 
 
 def _reject(row: PlanRow, error: RejectedImageError) -> RejectRow:
@@ -268,18 +186,3 @@ def _reject(row: PlanRow, error: RejectedImageError) -> RejectRow:
         reason=error.reason,
         detail=str(error),
     )
-
-
-def _stack(samples: list[Sample], dataset: Dataset, shard: int) -> ShardData:
-    """Lay the samples on their canvases, each in its slot of the shard."""
-    start, stop = dataset.shard_bounds(shard)
-    canvas = dataset.recipe.canvas
-    raw = np.zeros((stop - start, 4, canvas.height // 2, canvas.width // 2), np.uint16)
-    srgb = np.zeros((stop - start, 3, canvas.height, canvas.width), np.uint8) if dataset.recipe.keep_srgb else None
-    for sample in samples:
-        slot = sample.row.index - start
-        _, height, width = sample.raw.shape
-        raw[slot, :, :height, :width] = sample.raw
-        if srgb is not None:
-            srgb[slot, :, : 2 * height, : 2 * width] = sample.srgb
-    return ShardData(raw=raw, srgb=srgb, rows=[sample.row for sample in samples])

@@ -38,10 +38,10 @@ from zarr.storage import MemoryStore
 
 from aura.bayer import PACKED_ORDER
 from aura.errors import DatasetConflictError, IntegrityError, InvalidInputError, MissingFileError
-from storage.arrays import RAW_DIMENSIONS, SRGB_DIMENSIONS, create_array
+from storage.arrays import RAW_DIMENSIONS, SRGB_DIMENSIONS, create_array, srgb_codec
 from storage.location import Location, locate
 from storage.plan import shard_name
-from storage.recipe import Codec, Recipe, differing_fields
+from storage.recipe import Recipe, differing_fields
 from storage.sealed import seal, unseal
 from storage.tables import read_table
 
@@ -334,9 +334,8 @@ def group_documents(dataset: Dataset) -> dict[str, bytes]:
         RAW_DIMENSIONS,
     )
     if recipe.keep_srgb:
-        srgb_codec: Codec = "zstd" if recipe.codec == "pcodec" else recipe.codec  # pcodec takes no 8-bit integers
         shape = (dataset.n_samples, 3, height, width)
-        create_array(memory, "srgb", shape, "uint8", recipe.shard_size, srgb_codec, SRGB_DIMENSIONS)
+        create_array(memory, "srgb", shape, "uint8", recipe.shard_size, srgb_codec(recipe.codec), SRGB_DIMENSIONS)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ZarrUserWarning)  # consolidated metadata is a widely read extension
         zarr.consolidate_metadata(memory, zarr_format=3)

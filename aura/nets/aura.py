@@ -19,7 +19,7 @@ from aura.errors import InvalidInputError
 from aura.nets.context import Context, ContextEncoder, Summary, summarise
 from aura.nets.csp import Branches, CspLayer
 from aura.nets.denoise import DenoiseNet
-from aura.nets.global_map import GlobalInverse, GlobalMapHead, apply_global_inverse, mean_inverse
+from aura.nets.global_map import GlobalInverse, GlobalMapHead, apply_global_inverse, invert_codes, mean_inverse
 
 ALIGNMENT: Final = 16
 """Tiles must start at multiples of this many pixels, so that pooling cells fall alike in tile and whole image."""
@@ -152,7 +152,20 @@ class Aura(nn.Module):
             )
         if context is None:
             context = self.context(summarise(image))
-        canonical = self.global_only(image, context)
+        return self._add_local(self.global_only(image, context), image, context)
+
+    def invert_codes(self, codes: Tensor, context: Context) -> Tensor:
+        """Do what :meth:`forward` does to a photograph of 8 bits or a tile of one, faster and without gradients.
+
+        Args:
+            codes: sRGB ``(B, 3, H, W)`` uint8, sides as for :meth:`forward`.
+            context: of the whole photograph.
+        """
+        with torch.autocast(codes.device.type, enabled=False):
+            canonical = invert_codes(codes, self.mean_inverse(context))
+        return self._add_local(canonical, codes.float() / 255.0, context)
+
+    def _add_local(self, canonical: Tensor, image: Tensor, context: Context) -> Tensor:
         if not self.config.local:
             return canonical
         planes = self.local_planes(image, context).float()
@@ -161,13 +174,17 @@ class Aura(nn.Module):
         residual = _RESIDUAL_REACH * torch.tanh(F.pixel_shuffle(planes, 2))
         return canonical + residual * (canonical.detach().abs() + _RESIDUAL_FLOOR)
 
+    def mean_inverse(self, context: Context) -> GlobalInverse:
+        """The global map of each photograph, averaged over the committee."""
+        opinions = zip(self.global_maps, context.opinions.float(), strict=True)
+        return mean_inverse([head(opinion) for head, opinion in opinions])
+
     def global_only(self, image: Tensor, context: Context | None = None) -> Tensor:
         """The global map alone; shapes as in :meth:`forward` with head ``canonical``, any image size."""
         if context is None:
             context = self.context(summarise(image))
         with torch.autocast(image.device.type, enabled=False):  # curves need float32: bfloat16 has 8 bits of mantissa
-            opinions = zip(self.global_maps, context.opinions.float(), strict=True)
-            return apply_global_inverse(image.float(), mean_inverse([head(opinion) for head, opinion in opinions]))
+            return apply_global_inverse(image.float(), self.mean_inverse(context))
 
     def local_planes(self, image: Tensor, context: Context) -> Tensor:
         """The CSP network: sRGB ``(B, 3, H, W)`` -> 12 (or 4) planes at half size, zero at the start of training."""

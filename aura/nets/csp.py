@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from aura.nets.context import Context
@@ -39,17 +38,17 @@ class CspLayer(nn.Module):
         """Attend; ``features`` ``(B, C, h, w)`` of any part of the photograph, ``context`` of the whole."""
         total = features
         if self.channel is not None:
-            total = total + features * torch.sigmoid(self.channel(context.vector))[:, :, None, None]
+            total = torch.addcmul(total, features, torch.sigmoid(self.channel(context.vector))[:, :, None, None])
         if self.spatial is not None:
             summary = torch.cat([features.mean(1, keepdim=True), features.amax(1, keepdim=True)], dim=1)
-            total = total + features * torch.sigmoid(self.spatial(summary))
+            total = torch.addcmul(total, features, torch.sigmoid(self.spatial(summary)))
         if self.position is not None:
             total = total + self.position(features, context.tokens)
         return total
 
 
 class _GridAttention(nn.Module):
-    """Each pixel attends to the 8x8 grid of thumbnail features; the output layer starts at zero."""
+    """Each pixel attends to the 6x6 grid of thumbnail features; the output layer starts at zero."""
 
     def __init__(self, channels: int, token_size: int, query_size: int) -> None:
         super().__init__()
@@ -61,7 +60,13 @@ class _GridAttention(nn.Module):
         nn.init.zeros_(self.out.bias)  # type: ignore[arg-type]  # a bias exists by construction
 
     def forward(self, features: Tensor, tokens: Tensor) -> Tensor:
-        query = self.query(features).flatten(2).transpose(1, 2)
-        attended = F.scaled_dot_product_attention(query, self.key(tokens), self.value(tokens))
-        out: Tensor = self.out(attended.transpose(1, 2).reshape(-1, query.shape[-1], *features.shape[-2:]))
-        return out
+        # tokens are few: folded into the layers about them, two products a pixel are left of four
+        key, value = self.key(tokens), self.value(tokens)
+        scale = key.shape[-1] ** -0.5
+        to_scores = scale * (key @ self.query.weight.flatten(1))
+        bias = scale * (key @ self.query.bias)
+        pixels = features.flatten(2).transpose(1, 2)
+        shares = torch.softmax(pixels @ to_scores.transpose(1, 2) + bias[:, None], dim=-1)
+        attended = shares @ (value @ self.out.weight.flatten(1).T) + self.out.bias
+        placed: Tensor = attended.transpose(1, 2).reshape(features.shape)
+        return placed

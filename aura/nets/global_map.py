@@ -23,6 +23,9 @@ _MINOR: Final = 0.3
 """Scale of all curves but the shared one: most ISPs differ in one curve, so that one shall be learned first."""
 _MATRIX_REACH: Final = 0.3
 _MAX_LOG_GAIN: Final = 4.0
+_LUMA: Final = (17216, 44434, 3886)
+"""BT.2100's luma coefficients in units of 2^-16; they sum to 1."""
+_PIXELS_IN_CACHE: Final = 1 << 15
 
 
 class GlobalInverse(NamedTuple):
@@ -75,7 +78,7 @@ def mean_inverse(inverses: Sequence[GlobalInverse]) -> GlobalInverse:
 
 
 def apply_global_inverse(image: Tensor, inverse: GlobalInverse) -> Tensor:
-    """Take a photograph to canonical linear by its global map.
+    """Take a photograph to canonical linear by its global map; differentiable.
 
     Args:
         image: sRGB ``(B, 3, H, W)`` in [0, 1]; any part of the photograph, the map is per pixel.
@@ -91,3 +94,41 @@ def apply_global_inverse(image: Tensor, inverse: GlobalInverse) -> Tensor:
         + apply_curve(image.amax(1, keepdim=True), inverse.maximum)
     )
     return apply_matrix(srgb_to_linear(image) * torch.exp(log_gain), inverse.matrix)
+
+
+def invert_codes(codes: Tensor, inverse: GlobalInverse) -> Tensor:
+    """Do what :func:`apply_global_inverse` does to a photograph of 8 bits, by tables and ten times faster.
+
+    A curve has a sample for each code, so only luma lies between samples; it is taken to the nearest of 256 steps
+    between two, which moves light by less than a thousandth.
+
+    Args:
+        codes: sRGB ``(B, 3, H, W)`` uint8.
+        inverse: one map per image.
+
+    Returns:
+        Canonical linear ``(B, 3, H, W)`` float32, not clipped.
+    """
+    out = torch.empty(codes.shape, dtype=torch.float32, device=codes.device)
+    axis = torch.arange(_SAMPLES, dtype=torch.float32, device=codes.device) / (_SAMPLES - 1)
+    for image, own, luma, maximum, matrix, light in zip(codes, *inverse, out, strict=True):
+        own_table = srgb_to_linear(axis) * torch.exp(own)
+        maximum_table = torch.exp(maximum[0])
+        luma_table = torch.exp(_refined(luma[0]))
+        height, width = image.shape[-2:]
+        rows = max(1, _PIXELS_IN_CACHE // width) if codes.device.type == "cpu" else height
+        for top in range(0, height, rows):
+            strip = image[:, top : top + rows].to(torch.int32).flatten(1)
+            red, green, blue = strip
+            gain = luma_table.index_select(0, (_LUMA[0] * red + _LUMA[1] * green + _LUMA[2] * blue) >> 8)
+            gain *= maximum_table.index_select(0, strip.amax(0))
+            linear = torch.stack([table.index_select(0, code) for table, code in zip(own_table, strip, strict=True)])
+            light[:, top : top + rows] = (matrix @ linear.mul_(gain)).view(3, -1, width)
+    return out
+
+
+def _refined(curve: Tensor) -> Tensor:
+    """Insert 255 values between each two samples of a curve, linearly: ``(256,)`` -> ``(65281,)``."""
+    share = torch.arange(256, dtype=curve.dtype, device=curve.device) / 256.0
+    between = curve[:-1, None] + (curve[1:] - curve[:-1])[:, None] * share
+    return torch.cat([between.flatten(), curve[-1:]])

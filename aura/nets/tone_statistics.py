@@ -8,6 +8,7 @@ for sensor noise, whose variance is linear in light.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Final
 
 import torch
@@ -24,6 +25,7 @@ _LEAST_PAIRS: Final = 8
 """Fewer pairs of pixels in a bin say nothing about its gradient."""
 _DEVIATION_BINS: Final = 12
 _CODE: Final = 1.0 / 255.0
+_STRIP_ROWS: Final = 64
 
 DISTANT_SIZE: Final = 5 * _BINS + _JOINT_BINS**2 + len(_GRADIENT_SCALES) * 4 * (2 * _GRADIENT_BINS + 1)
 CLOSE_SIZE: Final = 8 + 4 * _GRADIENT_BINS * (_DEVIATION_BINS + 3)
@@ -64,33 +66,17 @@ def close_statistics(close_up: Tensor) -> Tensor:
         then for R, G, B, luma the distribution of the logarithm of the 3x3 standard deviation in 16 bins of display
         value (12 bins each), its mean, its lower end, and the share of pixels in the bin.
     """
-    white, black = (close_up > 1.0 - 0.5 * _CODE).float(), (close_up < 0.5 * _CODE).float()
-    shares = torch.cat(
-        [
-            white.mean((2, 3)),
-            black.mean((2, 3)),
-            white.amax(1).mean((1, 2))[:, None],
-            white.amin(1).mean((1, 2))[:, None],
-        ],
-        dim=1,
-    )
-    signals = torch.cat([close_up, _luma(close_up)], dim=1)
-    mean = F.avg_pool2d(signals, 3, 1)
-    deviation = (F.avg_pool2d(signals.square(), 3, 1) - mean.square()).clamp_min(0.0).sqrt()
-    level = (mean * (_GRADIENT_BINS - 1)).round().clamp(0, _GRADIENT_BINS - 1).flatten(2)
-    # a quarter of a code to 64 codes, logarithmically
-    position = (torch.log2(deviation / _CODE + 0.25) + 2.0).flatten(2) / 8.0 * (_DEVIATION_BINS - 1)
-    position = position.clamp(0.0, _DEVIATION_BINS - 1.001)
-    lower = position.floor()
-    cells = _GRADIENT_BINS * _DEVIATION_BINS
-    counts = _accumulate(level * _DEVIATION_BINS + lower, 1.0 - (position - lower), cells)
-    counts = counts + _accumulate(level * _DEVIATION_BINS + lower + 1.0, position - lower, cells)
-    counts = counts.view(*counts.shape[:2], _GRADIENT_BINS, _DEVIATION_BINS)
+    strips = list(_strips(close_up))
+    shares = torch.stack([_clipped(strip[..., 1:-1, :]) for strip in strips]).sum(0)
+    edges = _clipped(close_up[..., :1, :]) + _clipped(close_up[..., -1:, :])
+    shares = (shares + edges) / close_up[0, 0].numel()
+    counts = torch.stack([_deviations_by_level(strip) for strip in strips]).sum(0)
+    pixels = (close_up.shape[-2] - 2) * (close_up.shape[-1] - 2)
     total = counts.sum(3, keepdim=True)
     given_level = counts / (total + 1.0)
     mean_bin = given_level @ torch.arange(float(_DEVIATION_BINS), device=counts.device)
     lower_end = (given_level.cumsum(3) < 0.2).float().sum(3)
-    presence = (total[..., 0] / position.shape[2]).sqrt()
+    presence = (total[..., 0] / pixels).sqrt()
     return torch.cat(
         [
             shares.sqrt(),
@@ -103,8 +89,51 @@ def close_statistics(close_up: Tensor) -> Tensor:
     )
 
 
+def _strips(image: Tensor) -> Iterator[Tensor]:
+    """Cut ``(B, C, h, w)`` into rows that overlap by two; a CPU then works in its cache, a GPU takes all at once."""
+    height = image.shape[-2]
+    rows = _STRIP_ROWS if image.device.type == "cpu" else height
+    for top in range(0, height - 2, rows):
+        yield image[..., top : min(top + rows + 2, height), :].contiguous()
+
+
+def _clipped(part: Tensor) -> Tensor:
+    """Count pixels at 255 and at 0 (R, G, B), at 255 in any and in all channels: ``(B, 3, h, w)`` -> ``(B, 8)``."""
+    white, black = (part > 1.0 - 0.5 * _CODE).float(), (part < 0.5 * _CODE).float()
+    channels = white.sum(1)
+    some, every = (channels > 0.5).float().sum((1, 2)), (channels > 2.5).float().sum((1, 2))
+    return torch.cat([white.sum((2, 3)), black.sum((2, 3)), some[:, None], every[:, None]], dim=1)
+
+
+def _deviations_by_level(close_up: Tensor) -> Tensor:
+    """Count 3x3 neighbourhoods by level and deviation: ``(B, 3, h, w)`` -> ``(B, 4, 16, 12)``."""
+    signals = torch.cat([close_up, _luma(close_up)], dim=1)
+    mean = _mean_3x3(signals)
+    variance = _mean_3x3(signals.square()).sub_(mean.square()).clamp_min_(0.0)
+    level = mean.mul_(_GRADIENT_BINS - 1).round_().clamp_(0, _GRADIENT_BINS - 1)
+    # a quarter of a code to 64 codes, logarithmically
+    position = torch.log2(variance.sqrt_().div_(_CODE).add_(0.25)).add_(2.0).mul_((_DEVIATION_BINS - 1) / 8.0)
+    position = position.clamp_(0.0, _DEVIATION_BINS - 1.001)
+    lower = position.floor()
+    cell = level.mul_(_DEVIATION_BINS).add_(lower).long().flatten(2)
+    above = position.sub_(lower).flatten(2)
+    cells = _GRADIENT_BINS * _DEVIATION_BINS
+    upper = _accumulate(cell, above, cells).view(*cell.shape[:2], _GRADIENT_BINS, _DEVIATION_BINS)
+    counts = _accumulate(cell, above.neg_().add_(1.0), cells).view_as(upper)
+    # the last of a level's bins is never a lower one, so nothing crosses into the next level
+    counts[..., 1:] += upper[..., :-1]
+    return counts
+
+
+def _mean_3x3(planes: Tensor) -> Tensor:
+    """Mean of every full neighbourhood; sums of slices are several times faster than pooling."""
+    rows = planes[..., :-2, :] + planes[..., 1:-1, :] + planes[..., 2:, :]
+    return (rows[..., :-2] + rows[..., 1:-1] + rows[..., 2:]).div_(9.0)
+
+
 def _luma(image: Tensor) -> Tensor:
-    return (image * image.new_tensor(LUMA_COEFFICIENTS["bt2100"]).view(3, 1, 1)).sum(1, keepdim=True)
+    red, green, blue = LUMA_COEFFICIENTS["bt2100"]
+    return red * image[:, 0:1] + green * image[:, 1:2] + blue * image[:, 2:3]
 
 
 def _gradients_by_value(signals: Tensor) -> list[Tensor]:

@@ -31,7 +31,7 @@ NoiseModel = Literal["calibrated", "generic"]
 
 _PARAMETER_STREAM: Final = 0x6E6F6973  # keeps these draws apart from others of the same seed
 _FEW_ELECTRONS: Final = 10.0
-_BLOCK_ELEMENTS: Final = 1 << 16  # intermediate results then stay in the cache, which halves the time
+_BLOCK_ELEMENTS: Final = 1 << 17  # intermediate results then stay in the cache, which halves the time
 _MOST_OF_FEW: Final = 36  # beyond, the probability at a rate of 10 is under 2^-25
 _LEAST_PROBABILITY: Final = 2.0**-25
 _LOGISTIC_BELOW: Final = 1e-5

@@ -7,15 +7,16 @@ from dataclasses import fields
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from colour_demosaicing import demosaicing_CFA_Bayer_bilinear, demosaicing_CFA_Bayer_Malvar2004
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aura.bayer import CFA_PATTERNS, CfaPattern, pack_rgb, unpack
+from aura.bayer import CFA_PATTERNS, CfaPattern, pack, pack_rgb, unpack
 from aura.color import linear_to_srgb
 from aura.demosaic import demosaic_bilinear, demosaic_malvar
 from aura.errors import InvalidInputError
-from aura.isp import develop, draw_isp, encode_jpeg, render
+from aura.isp import develop, draw_isp, encode_jpeg, render, render_codes
 from aura.sensor.catalog import load_profile
 from aura.sensor.simulate import canonical_to_camera, color_under
 from aura.tone_curves import TONE_FAMILIES, curve_axis, encode_curve_axis
@@ -148,3 +149,22 @@ def test_jpeg_changes_little_at_high_quality_and_nothing_when_off() -> None:
         float((encode_jpeg(image, torch.tensor([q]), torch.tensor([2])) - image).square().mean()) for q in (98, 60)
     ]
     assert 0 < errors[0] < errors[1] < 1e-3
+
+
+@pytest.mark.parametrize("pattern", CFA_PATTERNS)
+def test_malvar_reflects_the_mosaic_about_its_border_pixels(pattern: CfaPattern) -> None:
+    packed = torch.rand(1, 4, 5, 7, generator=torch.Generator().manual_seed(3))
+    larger = F.pad(unpack(packed, pattern)[:, None], (4, 4, 4, 4), mode="reflect")[:, 0]
+    expected = demosaic_malvar(pack(larger, pattern), pattern)[..., 4:-4, 4:-4]
+    torch.testing.assert_close(demosaic_malvar(packed, pattern), expected)
+
+
+@pytest.mark.parametrize("pattern", CFA_PATTERNS)
+def test_codes_are_the_rendering_in_eight_bits(pattern: CfaPattern) -> None:
+    raw = torch.rand(2, 4, 24, 20, generator=torch.Generator().manual_seed(4)) * 1.2 - 0.1
+    codes = render_codes(raw, pattern, GAINS, MATRIX)
+    assert codes.dtype == torch.uint8
+    exact = render(raw, pattern, GAINS, MATRIX) * 255.0
+    assert float((codes - exact).abs().max()) < 0.55  # rounding, and a step of the table
+    assert bool((render_codes(torch.ones(4, 4, 4), pattern, GAINS, MATRIX) == 255).all())
+    assert bool((render_codes(torch.zeros(4, 4, 4), pattern, GAINS, MATRIX) == 0).all())

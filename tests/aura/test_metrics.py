@@ -11,16 +11,13 @@ from torch import Tensor
 
 from aura.errors import InvalidInputError
 from aura.metrics import (
-    CycleQuality,
     align_gains,
     ciede2000,
-    cycle_quality,
     match_tone,
     psnr,
     psnr_aligned,
     ssim,
 )
-from aura.perceptual import Lpips
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:
@@ -152,26 +149,6 @@ def test_match_tone_cannot_undo_a_spatial_error() -> None:
 def test_match_tone_of_a_constant_image_gives_the_median() -> None:
     reference = torch.full((1, 3, 16, 16), 0.25)
     torch.testing.assert_close(match_tone(torch.full_like(reference, 0.8), reference), reference, atol=1e-3, rtol=0)
-
-
-def test_cycle_quality_tells_exposure_from_damage(lpips: Lpips) -> None:
-    source = smooth_image()[0]
-    darker = cycle_quality(source, source * 0.7, lpips)
-    assert isinstance(darker, CycleQuality)
-    assert darker.psnr < 25
-    assert darker.psnr_matched > 45
-    assert darker.ssim_matched > darker.ssim
-    assert darker.lpips is not None
-    assert 0 < darker.lpips < 0.5
-
-    damaged = cycle_quality(source, source.roll(9, dims=-1), None)
-    assert damaged.psnr_matched < 30
-    assert damaged.lpips is None
-
-
-def test_cycle_quality_leaves_lpips_out_where_the_image_is_too_small(lpips: Lpips) -> None:
-    source = smooth_image(16, 40)[0]
-    assert cycle_quality(source, source * 0.9, lpips).lpips is None
 
 
 @pytest.mark.parametrize("metric", [psnr, ssim, ciede2000, psnr_aligned, match_tone])

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from aura.errors import GateError
 from flows.pictures import candidates, choose_ends, choose_rows
 from flows.quality import MEASURES, Quality, distributions_of, require_gates
-from flows.shard import needs_lpips
+from flows.sample import needs_lpips
 from storage.recipe import Gates
 
 

@@ -1,7 +1,10 @@
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from aura.reconstruct import Reconstructor
 from aura.sensor.catalog import load_profile
@@ -9,6 +12,7 @@ from flows.shard import synthesize_shard
 from storage.dataset import Dataset, create_or_open
 from storage.index import index_batches
 from storage.ingest import ingest
+from storage.location import Entry, locate
 from storage.plan import plan_shards, write_plan
 from storage.recipe import load_recipe
 from tests.storage.conftest import CAMERA, save_image
@@ -22,13 +26,8 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def synthesized(corpus: Path, folder: Path, noise: str) -> Dataset:
-    values = {"corpus": str(corpus), "canvas.height": 64, "canvas.width": 96, "cameras": [CAMERA], "iso": 1600}
-    recipe = load_recipe(None, values | {"noise": noise, "lpips_share": 0.0, "method": "linearise"})
-    digest = Reconstructor.load("linearise").digest
-    url = folder / noise
-    ingest(url, recipe)
-    plan = write_plan(url, plan_shards(index_batches(url), recipe))
-    dataset = create_or_open(url, recipe, digest, [load_profile(CAMERA)], plan.samples)
+    changes = {"canvas.width": 96, "noise": noise, "method": "linearise"}
+    dataset = planned(corpus, folder / noise, changes)
     synthesize_shard(dataset.location.url, 0)
     return dataset
 
@@ -43,3 +42,60 @@ def test_noise_left_to_the_reader_is_stored_as_parameters_beside_clean_raw(corpu
     noise = {name: value for name, value in rows["on_read"].items() if name.startswith("noise_")}
     assert noise == {name: rows["stored"][name] for name in noise}
     assert noise["noise_system_gain_dn_per_electron"] > 0
+
+
+@pytest.fixture
+def torch_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("torch_threads")
+@pytest.mark.parametrize("whole_image_pixels", [2_100_000, 0], ids=["in one pass", "in windows"])
+def test_the_number_of_threads_changes_no_byte(
+    whole_image_pixels: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aura.reconstruct.WHOLE_IMAGE_PIXELS", whole_image_pixels)
+    folder = tmp_path / "corpus"
+    folder.mkdir()
+    for name, (height, width) in {"a": (96, 150), "b": (64, 64), "c": (130, 70)}.items():
+        save_image(folder / f"{name}.png", height, width)
+    (folder / "d.jpg").write_bytes(b"\xff\xd8\xff\xe0 no photograph")
+    made = []
+    for threads in (1, 2, 5):
+        torch.set_num_threads(threads)
+        dataset = planned(
+            folder, tmp_path / str(threads), {"canvas.min_side": 32, "lpips_share": 0.5, "iso": (100, 3200)}
+        )
+        report = synthesize_shard(dataset.location.url, 0)
+        assert report.samples > 5
+        made.append({entry.uri.rpartition("/")[2]: locate(entry.uri).read() for entry in shard_objects(dataset)})
+    assert made[0].keys() >= {"00000000.parquet"}
+    assert made[0] == made[1] == made[2]
+
+
+def shard_objects(dataset: Dataset) -> list[Entry]:
+    return [entry for name in ("raw", "srgb", "samples") for entry in dataset.location.join(name).walk()]
+
+
+def test_a_photograph_that_changed_since_it_was_planned_is_a_reject_among_samples(tmp_path: Path) -> None:
+    folder = tmp_path / "corpus"
+    folder.mkdir()
+    for name in "abc":
+        save_image(folder / f"{name}.png", 64, 64 + 32 * ord(name) % 3)
+    dataset = planned(folder, tmp_path / "dataset", {"method": "linearise"})
+    save_image(folder / "b.png", 96, 96)
+    report = synthesize_shard(dataset.location.url, 0)
+    assert report.rejects >= 1
+    rejected = dataset.rejects(0).to_pylist()
+    assert {row["source_uri"].rpartition("/")[2] for row in rejected} == {"b.png"}
+    assert report.samples + report.rejects == dataset.n_samples
+
+
+def planned(corpus: Path, url: Path, changes: dict[str, Any]) -> Dataset:
+    values = {"corpus": str(corpus), "canvas.height": 64, "canvas.width": 64, "cameras": [CAMERA], "iso": 1600}
+    recipe = load_recipe(None, values | {"lpips_share": 0.0} | changes)
+    ingest(url, recipe)
+    plan = write_plan(url, plan_shards(index_batches(url), recipe))
+    return create_or_open(url, recipe, Reconstructor.load(recipe.method).digest, [load_profile(CAMERA)], plan.samples)

@@ -13,6 +13,8 @@ import xarray
 import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from zarr.core.buffer import Buffer
+from zarr.storage import MemoryStore
 
 from aura.errors import (
     DatasetConflictError,
@@ -24,11 +26,11 @@ from aura.errors import (
 )
 from aura.sensor.catalog import load_profile
 from aura.sensor.profile import SensorProfile
-from storage.arrays import encode_shard
+from storage.arrays import create_array, encode_shard
 from storage.dataset import Dataset, create_or_open, find_dataset, open_dataset
 from storage.location import Location, locate, storage_options
 from storage.reading import RawDataset
-from storage.recipe import Recipe
+from storage.recipe import Codec, Recipe
 from storage.samples import SAMPLE_SCHEMA
 from storage.shard import ShardData, is_committed, write_shard
 from tests.conftest import S3Server
@@ -335,9 +337,23 @@ def test_a_killed_writer_leaves_no_half_shard_and_resuming_gives_the_same_bytes(
 @pytest.mark.filterwarnings("ignore:Numcodecs codecs are not in the Zarr version 3")
 def test_a_shard_object_is_a_function_of_its_pixels(count: int, shard_size: int, codec: str, seed: int) -> None:
     array = np.random.default_rng(seed).integers(0, 16384, (min(count, shard_size), 4, 8, 8)).astype(np.uint16)
-    dimensions = ("sample", "plane", "y", "x")
-    first = encode_shard(array, shard_size, codec, dimensions)
-    assert first == encode_shard(array.copy(order="F"), shard_size, codec, dimensions)
+    first = encode_shard(array, shard_size, codec)
+    assert first == encode_shard(array.copy(order="F"), shard_size, codec)
     other = array.copy()
     other[-1, -1, -1, -1] ^= 1
-    assert encode_shard(other, shard_size, codec, dimensions) != first
+    assert encode_shard(other, shard_size, codec) != first
+
+
+@pytest.mark.parametrize(
+    ("codec", "dtype"),
+    [("zstd", "uint16"), ("zstd", "uint8"), ("lz4", "uint16"), ("lz4", "uint8"), ("pcodec", "uint16")],
+)
+@pytest.mark.filterwarnings("ignore:Numcodecs codecs are not in the Zarr version 3")
+def test_a_shard_object_is_what_zarr_itself_writes(codec: Codec, dtype: str) -> None:
+    array = np.random.default_rng(1).integers(0, 200, (5, 4, 32, 48)).astype(dtype)
+    array[2] = 0  # without a chunk
+    store: dict[str, Buffer] = {}
+    dimensions = ("sample", "plane", "y", "x")
+    create_array(MemoryStore(store), "shard", array.shape, dtype, 8, codec, dimensions)[:] = array
+    assert encode_shard(array, 8, codec) == store["shard/c/0/0/0/0"].to_bytes()
+    assert encode_shard(np.zeros_like(array), 8, codec) == b""

@@ -11,6 +11,7 @@ from aura.nets.aura import Aura, AuraConfig
 from aura.nets.context import summarise
 from aura.nets.denoise import DenoiseNet
 from aura.nets.global_map import apply_global_inverse, mean_inverse
+from aura.reconstruct import RELEASED_WEIGHTS, load_weights
 
 
 def image(height: int = 64, width: int = 96, seed: int = 0) -> torch.Tensor:
@@ -109,3 +110,15 @@ def test_the_global_map_is_the_committees_mean() -> None:
         expected = apply_global_inverse(image(), mean_inverse(inverses))
         torch.testing.assert_close(model(image()), expected)
         torch.testing.assert_close(mean_inverse(inverses).matrix, (inverses[0].matrix + inverses[1].matrix) / 2)
+
+
+def test_tables_do_to_codes_what_the_network_does_to_values() -> None:
+    network = load_weights(RELEASED_WEIGHTS).eval()
+    codes = torch.randint(0, 256, (2, 3, 48, 80), generator=torch.Generator().manual_seed(5)).to(torch.uint8)
+    codes[0, :, :16] = 0
+    codes[1, :, :16] = 255
+    with torch.inference_mode():
+        context = network.context(summarise(codes / 255.0))
+        expected = network(codes / 255.0, context)
+        found = network.invert_codes(codes, context)
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-5)

@@ -1,0 +1,149 @@
+"""How a photograph differs from its synthesized RAW rendered back: measured on every sample, so it has to cost little.
+
+Both are 8-bit images. All that does not depend on place follows from how often each pair of codes occurs: PSNR, the
+curve that matches exposure and tone, and PSNR after it. SSIM is that of luma at every fourth window in both directions,
+which leaves no pixel unseen.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from aura.color import LUMA_COEFFICIENTS
+from aura.errors import InvalidInputError
+from aura.metrics import SSIM_WINDOW, fit_tone, similarity, ssim_blur
+from aura.perceptual import SMALLEST_SIDE, Lpips
+
+_CODES: Final = 256
+_BANDS: Final = 64
+_SSIM_STRIDE: Final = 4
+# rows of windows at a time: what SSIM holds then stays in the processor's cache
+_WINDOW_ROWS: Final = 64
+
+
+@dataclass(frozen=True)
+class CycleQuality:
+    """A photograph against its synthesized RAW rendered back.
+
+    Attributes:
+        psnr: dB, as is; infinite where the two are equal.
+        psnr_matched: dB, after the rendering's exposure and tone are matched to the photograph by one monotone curve
+            per channel: see :func:`aura.metrics.match_tone`.
+        ssim: of BT.709 luma, as is.
+        ssim_matched: after the same matching.
+        lpips: as is; None if it was not asked for or the image is too small for it.
+        lpips_matched: after the same matching; None likewise.
+    """
+
+    psnr: float
+    psnr_matched: float
+    ssim: float
+    ssim_matched: float
+    lpips: float | None
+    lpips_matched: float | None
+
+
+def cycle_quality(source: Tensor, rendered: Tensor, lpips: Lpips | None) -> CycleQuality:
+    """Compare a photograph with its RAW rendered back, as is and with exposure and tone matched.
+
+    Args:
+        source: ``(3, H, W)`` uint8 sRGB, sides of at least 11, on any device.
+        rendered: same shape and device.
+        lpips: the metric, or None to leave it out.
+
+    Raises:
+        InvalidInputError: shapes differ, are not ``(3, H, W)`` uint8, or a side is under 11.
+    """
+    _require_codes(source, rendered)
+    source, rendered = source.to(torch.int32), rendered.to(torch.int32)
+    joint = _count_pairs(rendered, source)
+    tables = np.stack([_matching_table(counts) for counts in joint])
+    identity = np.broadcast_to(np.arange(_CODES, dtype=np.float32) / (_CODES - 1), tables.shape)
+    light, light_rendered, light_matched = (
+        _luma(codes, table) for codes, table in ((source, identity), (rendered, identity), (rendered, tables))
+    )
+    ssims = _strided_ssim(light, light_rendered, light_matched)
+    distance = distance_matched = None
+    if lpips is not None and min(source.shape[-2:]) >= SMALLEST_SIDE:
+        images = torch.stack([_look_up(rendered, identity), _look_up(rendered, tables)])
+        distance, distance_matched = lpips(images, _look_up(source, identity).expand_as(images)).tolist()
+    return CycleQuality(
+        psnr=_psnr(joint, identity),
+        psnr_matched=_psnr(joint, tables),
+        ssim=ssims[0],
+        ssim_matched=ssims[1],
+        lpips=distance,
+        lpips_matched=distance_matched,
+    )
+
+
+def _require_codes(source: Tensor, rendered: Tensor) -> None:
+    fits = source.shape == rendered.shape and source.ndim == 3 and source.shape[0] == 3
+    if not fits or source.dtype != torch.uint8 or rendered.dtype != torch.uint8:
+        raise InvalidInputError(
+            f"Images are {source.dtype} {tuple(source.shape)} and {rendered.dtype} {tuple(rendered.shape)}; expected "
+            "uint8 of the same (3, H, W)."
+        )
+    if min(source.shape[-2:]) < SSIM_WINDOW:
+        raise InvalidInputError(
+            f"SSIM got {source.shape[-2]}x{source.shape[-1]} pixels; expected at least {SSIM_WINDOW} a side."
+        )
+
+
+def _count_pairs(rendered: Tensor, source: Tensor) -> np.ndarray:
+    """How often each code of the source meets each of the rendering: int32 ``(3, H, W)`` twice -> ``(3, 256, 256)``."""
+    channel = torch.arange(3, dtype=torch.int32, device=source.device)[:, None, None]
+    pairs = torch.bincount(((channel * _CODES + rendered) * _CODES + source).flatten(), minlength=3 * _CODES**2)
+    return pairs.view(3, _CODES, _CODES).cpu().numpy()
+
+
+def _matching_table(joint: np.ndarray) -> np.ndarray:
+    """The curve that takes a channel of the rendering to the source, at each code: ``(256, 256)`` -> ``(256,)``."""
+    values = joint.sum(axis=1) * (np.arange(_CODES) / (_CODES - 1))
+    return fit_tone(joint.reshape(_BANDS, -1, _CODES).sum(axis=1), values.reshape(_BANDS, -1).sum(axis=1), _CODES)
+
+
+def _psnr(joint: np.ndarray, tables: np.ndarray) -> float:
+    """PSNR in dB of the rendering, after a table per channel, from the pairs of codes."""
+    error = (tables[:, :, None].astype(np.float64) - np.arange(_CODES, dtype=np.float32) / (_CODES - 1)) ** 2
+    total = float((joint * error).sum())
+    return float("inf") if total == 0.0 else float(-10.0 * np.log10(total / joint.sum()))
+
+
+def _luma(codes: Tensor, tables: np.ndarray) -> Tensor:
+    """BT.709 luma of a channel-wise table's values: int32 ``(3, H, W)`` -> float32 ``(H, W)``."""
+    coefficients = np.array(LUMA_COEFFICIENTS["bt709"], np.float32)
+    weighted = torch.from_numpy(tables * coefficients[:, None]).to(codes.device)
+    red, green, blue = (
+        table.index_select(0, channel.flatten()) for table, channel in zip(weighted, codes, strict=True)
+    )
+    luma: Tensor = red.add_(green).add_(blue)
+    return luma.view(codes.shape[1:])
+
+
+def _look_up(codes: Tensor, tables: np.ndarray) -> Tensor:
+    values = torch.from_numpy(np.ascontiguousarray(tables)).to(codes.device)
+    return torch.stack([table[channel.long()] for table, channel in zip(values, codes, strict=True)])
+
+
+def _strided_ssim(reference: Tensor, *images: Tensor) -> list[float]:
+    """Mean SSIM of each image ``(H, W)`` with the reference over every fourth window in both directions."""
+    height = reference.shape[0]
+    step = _WINDOW_ROWS * _SSIM_STRIDE if reference.device.type == "cpu" else height
+    total = reference.new_zeros(len(images), dtype=torch.float64)
+    windows = 0
+    for top in range(0, height - SSIM_WINDOW + 1, step):
+        rows = slice(top, top + step + SSIM_WINDOW - _SSIM_STRIDE)
+        one, others = reference[rows], [image[rows] for image in images]
+        planes = [one, one * one] + [part for other in others for part in (other, other * other, other * one)]
+        mean, square, *parts = ssim_blur(torch.stack(planes), _SSIM_STRIDE)
+        triples = zip(*(iter(parts),) * 3, strict=True)
+        maps = [similarity(own, mean, squares + square, product) for own, squares, product in triples]
+        total += torch.stack([values.sum(dtype=torch.float64) for values in maps])
+        windows += mean.numel()
+    return (total / windows).tolist()

@@ -1,0 +1,148 @@
+"""One sample of a photograph: its light through the drawn camera, and what is known about it."""
+
+import hashlib
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from itertools import chain
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from aura.cycle import CycleQuality, cycle_quality
+from aura.isp import render_codes
+from aura.perceptual import Lpips
+from aura.reconstruct import Inversion, Reconstructor, Window
+from aura.sensor.profile import SensorProfile
+from aura.sensor.simulate import Capture, draw_capture, normalise_raw, simulate
+from storage.dataset import Dataset
+from storage.plan import place
+from storage.samples import SampleRow
+
+PlanRow = dict[str, Any]
+Photograph = npt.NDArray[np.uint8]
+_PLANNED: Final = (
+    *("index", "sample_id", "source_uri", "source_member", "source_sha256"),
+    *("crop_top_px", "crop_left_px", "crop_height_px", "crop_width_px", "valid_height_px", "valid_width_px"),
+    *("camera", "iso", "seed"),
+)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A finished sample, without padding.
+
+    Attributes:
+        raw: uint16 DN ``(4, h, w)``, planes R, Gr, Gb, B.
+        srgb: the pixels it was made from, uint8 ``(3, 2h, 2w)``.
+        row: what is known about it.
+    """
+
+    raw: npt.NDArray[np.uint16]
+    srgb: npt.NDArray[np.uint8]
+    row: SampleRow
+
+
+@dataclass(frozen=True)
+class Piece:
+    """The part of a photograph that becomes a sample.
+
+    Attributes:
+        pixels: sRGB ``(H, W, 3)`` uint8, cut out or shrunk as the plan says.
+        inversion: of what it is a window of: its photograph, or itself if it was shrunk.
+        window: where.
+    """
+
+    pixels: Photograph
+    inversion: Inversion
+    window: Window
+
+
+def cut_pieces(rows: list[PlanRow], photograph: Photograph, inverse: Reconstructor) -> list[Piece]:
+    """Cut a photograph as the plan says, and look at the whole of it.
+
+    Raises:
+        RejectedImageError: the photograph is not the one that was planned for.
+    """
+    pixels = [place(photograph, row) for row in rows]
+    windows = [
+        Window(row["crop_top_px"], row["crop_left_px"], row["crop_height_px"], row["crop_width_px"]) for row in rows
+    ]
+    if all(piece.shape[:2] == window[2:] for piece, window in zip(pixels, windows, strict=True)):
+        whole = inverse.begin(photograph)
+        return [Piece(piece, whole, window) for piece, window in zip(pixels, windows, strict=True)]
+    return [Piece(piece, inverse.begin(piece), Window(0, 0, *piece.shape[:2])) for piece in pixels]
+
+
+def make_sample(row: PlanRow, piece: Piece, dataset: Dataset) -> Sample:
+    """Make the RAW of a piece and measure it: all of it where the inverse computes, a CPU or a GPU."""
+    recipe = dataset.recipe
+    profile = SensorProfile.model_validate(dataset.profiles[row["camera"]])
+    model = "none" if recipe.noise == "none" else recipe.noise_model
+    capture = draw_capture(
+        profile, row["iso"], row["seed"], noise_model=model, illuminant_kelvin=recipe.illuminant_kelvin
+    )
+    with torch.inference_mode():
+        light = piece.inversion.light(piece.window)
+        raw = simulate(light, replace(capture, noise=None) if recipe.noise == "on_read" else capture)
+        levels = profile.levels_at(row["iso"])
+        normalised = normalise_raw(raw, levels.black_level, levels.white_level)
+        source = torch.from_numpy(piece.pixels).permute(2, 0, 1).contiguous()
+        metric = perceptual_metric(raw.device) if needs_lpips(row["sample_id"], recipe.lpips_share) else None
+        quality = cycle_quality(source.to(raw.device), _rendered(normalised, capture), metric)
+        clipped = (raw >= raw.new_tensor(levels.white_level, dtype=torch.float32)[:, None, None]).float().mean().item()
+        channel_mean = normalised.mean(dim=(1, 2)).tolist()
+    return Sample(
+        raw=raw.cpu().numpy().astype(np.uint16),
+        srgb=source.numpy(),
+        row=_sample_row(row, capture, model, quality, clipped, channel_mean),
+    )
+
+
+def needs_lpips(sample_id: str, share: float) -> bool:
+    """Tell whether a sample is one of the share on which LPIPS is measured; it follows from the sample alone."""
+    return int(hashlib.sha256(sample_id.encode()).hexdigest()[:8], 16) < share * 2**32
+
+
+@lru_cache(maxsize=1)
+def perceptual_metric(device: torch.device) -> Lpips:
+    """Load LPIPS, once in the life of a worker process."""
+    return Lpips().to(device)
+
+
+def _rendered(normalised: Tensor, capture: Capture) -> Tensor:
+    gains, matrix = torch.tensor(capture.wb_gains), torch.tensor(capture.camera_to_srgb)
+    return render_codes(normalised, capture.profile.cfa_pattern, gains, matrix)
+
+
+def _sample_row(
+    row: PlanRow, capture: Capture, noise_model: str, quality: CycleQuality, clipped: float, channel_mean: list[float]
+) -> SampleRow:
+    levels = capture.profile.levels_at(capture.iso)
+    noise = capture.noise
+    return SampleRow(
+        **{name: row[name] for name in _PLANNED},
+        cfa_pattern=capture.profile.cfa_pattern,
+        black_level_dn=levels.black_level,
+        white_level_dn=levels.white_level,
+        noise_model=noise_model,
+        noise_system_gain_dn_per_electron=noise.system_gain_dn_per_electron if noise else 0.0,
+        noise_read_sigma_dn=noise.read_sigma_dn if noise else 0.0,
+        noise_read_tukey_lambda=noise.read_tukey_lambda if noise else None,
+        noise_row_sigma_dn=noise.row_sigma_dn if noise else 0.0,
+        noise_black_offset_dn=noise.black_offset_dn if noise else (0.0, 0.0, 0.0, 0.0),
+        noise_quantisation_step_dn=noise.quantisation_step_dn if noise else 1.0,
+        exposure=capture.exposure,
+        wb_gains=capture.wb_gains,
+        camera_to_srgb=list(chain.from_iterable(capture.camera_to_srgb)),
+        cycle_psnr_db=quality.psnr,
+        cycle_psnr_matched_db=quality.psnr_matched,
+        cycle_ssim=quality.ssim,
+        cycle_ssim_matched=quality.ssim_matched,
+        cycle_lpips=quality.lpips,
+        cycle_lpips_matched=quality.lpips_matched,
+        clipped_fraction=clipped,
+        channel_mean=channel_mean,
+    )
