@@ -7,7 +7,7 @@ STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help serve demo test lint bench-ablation bench-dng bench-fidelity bench-model bench-reader bench-scale bench-schedule chaos pictures clean
+.PHONY: help serve demo test lint bench-ablation bench-dng bench-factory bench-fidelity bench-model bench-reader bench-scale bench-schedule chaos pictures clean
 
 help:  ## what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,6 +42,9 @@ chaos: $(STAMP)  ## kill what makes a dataset at random moments, and compare; wr
 
 bench-schedule: $(STAMP)  ## let cron start the nightly run twice; writes benchmarks/results/schedule.json
 	$(BIN)/python -m benchmarks.schedule
+
+bench-factory: $(STAMP)  ## megapixels per second from JPEG on S3 to a dataset on S3, beside the network alone and a plain loop
+	$(BIN)/python benchmarks/factory.py
 
 bench-reader: $(STAMP) build/peers/.installed  ## crops per second beside litdata, mosaicml-streaming and webdataset, on disk and S3
 	PYTHONPATH=$(CURDIR):$(CURDIR)/build/peers $(BIN)/python benchmarks/reader.py

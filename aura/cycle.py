@@ -71,7 +71,7 @@ def cycle_quality(source: Tensor, rendered: Tensor, lpips: Lpips | None) -> Cycl
     distance = distance_matched = None
     if lpips is not None and min(source.shape[-2:]) >= SMALLEST_SIDE:
         images = torch.stack([_look_up(rendered, identity), _look_up(rendered, tables)])
-        distance, distance_matched = lpips(images, _look_up(source, identity).expand_as(images)).tolist()
+        distance, distance_matched = lpips(images, _look_up(source, identity)[None]).tolist()
     return CycleQuality(
         psnr=_psnr(joint, identity),
         psnr_matched=_psnr(joint, tables),

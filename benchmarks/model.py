@@ -24,10 +24,13 @@ from rich.table import Table
 from skimage import data
 
 from aura.bayer import pack_rgb
+from aura.nets.context import summarise
 from aura.nets.published import PublishedUNet
 from aura.reconstruct import RELEASED_WEIGHTS, Reconstructor, load_weights
 from aura.sensor.catalog import load_profile
 from aura.sensor.simulate import canonical_to_camera, draw_capture
+from flows.lanes import lanes
+from flows.stages import in_order
 
 ALLOCATOR: Final = {
     "MALLOC_MMAP_THRESHOLD_": "4294967296",
@@ -37,6 +40,8 @@ ALLOCATOR: Final = {
 THREADS: Final = 2
 SIDE: Final = 512  # bfloat16 without hardware for it is so slow that a larger photograph would take an hour
 ROUNDS: Final = 5
+PATH_SIDE: Final = 1024
+PHOTOGRAPHS: Final = 4
 ROOT: Final = Path(__file__).resolve().parents[1]
 PROTOCOL: Final = (
     f"Default weights against the published U-Net (1,875,076 parameters, random weights) on one {SIDE}x{SIDE} "
@@ -44,7 +49,11 @@ PROTOCOL: Final = (
     f"tuned before the process starts; {ROUNDS} rounds in turns after a warm-up, medians, spreads half the "
     "interquartile range; AURA with its thumbnail and statistics. bfloat16 error: packed RAW of the camera nikon-d850 "
     "from three photographs of scikit-image, difference to float32 in 12-bit digital numbers. Memory: largest resident "
-    "size of a process of its own that reconstructs 6000x4000 pixels in tiles, float32."
+    "size of a process of its own that reconstructs 6000x4000 pixels in tiles, float32. megapixels_per_second is the "
+    f"product's way, path/side_by_side: the photograph of {PATH_SIDE}x{PATH_SIDE} random pixels, 8 bits to canonical "
+    f"light, float32, {PHOTOGRAPHS} of them on {THREADS} threads that take one each; path/all_threads_on_one gives "
+    "each all threads. path/local_network_*: the local network alone on all threads, in the memory formats of torch, and "
+    "compiled by torch.compile."
 )
 
 
@@ -78,11 +87,14 @@ def _measure(weights: Path | None) -> None:
     rates = {precision: [SIDE * SIDE / 1e6 / one for one in each["aura"]] for precision, each in seconds.items()}
     errors = _bfloat16_errors(ours)
     parameters = sum(parameter.numel() for parameter in ours.parameters())
+    paths = _paths(weights or RELEASED_WEIGHTS)
     figures = {
         "speed_ratio_to_published_bf16": _figure(ratios["bf16"], "1"),
         "speed_ratio_to_published_f32": _figure(ratios["f32"], "1"),
-        "megapixels_per_second": _figure(rates["bf16"], "MPix/s"),
+        "megapixels_per_second": _figure(paths["side_by_side"], "MPix/s"),
+        "megapixels_per_second_bf16": _figure(rates["bf16"], "MPix/s"),
         "megapixels_per_second_f32": _figure(rates["f32"], "MPix/s"),
+        **{f"path/{name}": _figure(each, "MPix/s") for name, each in paths.items()},
         "bf16_error_dn12_mean": {"value": errors[0], "unit": "DN of 12 bits", "spread": 0.0},
         "bf16_error_dn12_p999": {"value": errors[1], "unit": "DN of 12 bits", "spread": 0.0},
         "peak_memory_24mp": {"value": _peak_memory(weights), "unit": "GiB", "spread": 0.0},
@@ -110,6 +122,41 @@ def _seconds_in_turns(
                 if turn:
                     seconds[name].append(time.perf_counter() - started)
     return seconds
+
+
+def _paths(weights: Path) -> dict[str, list[float]]:
+    """Megapixels per second of ways to run the product's network on this machine's processor, in turns."""
+    image = np.random.default_rng(0).integers(0, 256, (PATH_SIDE, PATH_SIDE, 3), dtype=np.uint8)
+    inverse = Reconstructor.load("aura", weights, device="cpu")
+    network = load_weights(weights).eval()
+    codes = torch.from_numpy(image).permute(2, 0, 1)[None]
+    planar, last = codes.contiguous(), codes.contiguous(memory_format=torch.channels_last)
+    context = network.context(summarise(planar / 255.0))
+    compiled = torch.compile(network.local_planes)
+
+    def side_by_side() -> None:
+        with lanes(inverse.device) as pools:
+            list(in_order(pools.compute, inverse.canonical, [image] * PHOTOGRAPHS, pools.width + 1))
+
+    def with_network(change: Callable[[], Any]) -> Callable[[], None]:
+        return lambda: [change() for _ in range(PHOTOGRAPHS)] and None
+
+    ways: dict[str, Callable[[], Any]] = {
+        "side_by_side": side_by_side,
+        "all_threads_on_one": with_network(lambda: inverse.canonical(image)),
+        "local_network_planar": with_network(lambda: network.local_planes(planar / 255.0, context)),
+        "local_network_channels_last": with_network(lambda: network.local_planes(last / 255.0, context)),
+        "local_network_compiled": with_network(lambda: compiled(last / 255.0, context)),
+    }
+    rates: dict[str, list[float]] = {name: [] for name in ways}
+    with torch.inference_mode():
+        for turn in range(ROUNDS + 1):
+            for name, way in ways.items():
+                started = time.perf_counter()
+                way()
+                if turn:
+                    rates[name].append(PHOTOGRAPHS * PATH_SIDE**2 / 1e6 / (time.perf_counter() - started))
+    return rates
 
 
 def _figure(values: list[float], unit: str) -> dict[str, Any]:

@@ -54,6 +54,7 @@ def demo_recipe(corpus: Path, method: str | None) -> Recipe:
         "cameras": _CAMERAS,
         "iso": (100, 3200),
         "shard_size": 8,
+        "lpips_share": 0.25,
         "gates.min_cycle_psnr_matched": 20.0,
         "gates.max_reject_fraction": 0.0,
         "annotations.source": str(corpus.parent / ANNOTATIONS),

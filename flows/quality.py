@@ -32,6 +32,7 @@ class Measure:
         unit: "dB", or empty for a ratio.
         better: "higher", "lower", or empty where neither is.
         meaning: one sentence for the report.
+        on_share: it is taken on a drawn share of the samples, so that its mean is an estimate.
     """
 
     column: str
@@ -39,6 +40,7 @@ class Measure:
     unit: str
     better: str
     meaning: str
+    on_share: bool = False
 
 
 MEASURES: Final = (
@@ -57,16 +59,22 @@ MEASURES: Final = (
         "RAW rendered back by the plain reference renderer against the source; a tone curve that was undone counts.",
     ),
     Measure("cycle_ssim_matched", "Cycle SSIM, tone matched", "", "higher", "Structure, after the same matching."),
-    Measure("cycle_ssim", "Cycle SSIM, as is", "", "higher", "Structural similarity to the source, 1 is equal."),
+    Measure("cycle_ssim", "Cycle SSIM, as is", "", "higher", "Structural similarity to the source's luma, 1 is equal."),
     Measure(
         "cycle_lpips_matched",
         "Cycle LPIPS, tone matched",
         "",
         "lower",
-        "Perceptual distance after the same matching, on a share of the samples.",
+        "Perceptual distance after the same matching, on a share of the samples; the mean with its standard error.",
+        on_share=True,
     ),
     Measure(
-        "cycle_lpips", "Cycle LPIPS, as is", "", "lower", "Perceptual distance, 0 is equal; on a share of the samples."
+        "cycle_lpips",
+        "Cycle LPIPS, as is",
+        "",
+        "lower",
+        "Perceptual distance, 0 is equal; on a share of the samples, the mean with its standard error.",
+        on_share=True,
     ),
     Measure("clipped_fraction", "Clipped fraction", "", "", "Share of RAW values at the sensor's white level."),
 )
@@ -88,6 +96,12 @@ class Distribution:
     def mean(self) -> float:
         """Arithmetic mean."""
         return float(self.values.mean())
+
+    @property
+    def standard_error(self) -> float | None:
+        """Standard error of the mean, of samples that are drawn; None of a single one."""
+        size = self.values.size
+        return float(self.values.std(ddof=1) / np.sqrt(size)) if size > 1 else None
 
     def quantile(self, share: float) -> float:
         """Value below which ``share`` of the samples lie."""
@@ -183,10 +197,11 @@ def distributions_of(samples: pa.Table) -> Iterable[Distribution]:
 def quality_row(distribution: Distribution) -> dict[str, str]:
     """Put a distribution into words for a table."""
     unit = distribution.measure.unit
+    error = distribution.standard_error if distribution.measure.on_share else None
     quantiles = {"5 %": 0.05, "median": 0.5, "95 %": 0.95}
     return {
         "measure": distribution.measure.title,
-        "mean": figure(distribution.mean, unit),
+        "mean": figure(distribution.mean, unit) + ("" if error is None else f" ± {figure(error, unit)}"),
         **{title: figure(distribution.quantile(share), unit) for title, share in quantiles.items()},
         "worst": _worst(distribution),
         "samples": str(distribution.values.size),

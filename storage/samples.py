@@ -52,7 +52,7 @@ class SampleRow:
         seed: of everything drawn for this sample.
         cycle_psnr_db: rendered back by the reference renderer against the source, as is; None if not measured.
         cycle_psnr_matched_db: the same with exposure and tone matched.
-        cycle_ssim: see above.
+        cycle_ssim: of luma, as is.
         cycle_ssim_matched: see above.
         cycle_lpips: see above.
         cycle_lpips_matched: see above.

@@ -1,4 +1,5 @@
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 from aura.errors import GateError
 from flows.pictures import candidates, choose_ends, choose_rows
-from flows.quality import MEASURES, Quality, distributions_of, require_gates
+from flows.quality import MEASURES, Distribution, Quality, distributions_of, quality_row, require_gates
 from flows.sample import needs_lpips
 from storage.recipe import Gates
 
@@ -115,6 +116,16 @@ def test_of_many_samples_the_ends_and_the_median_are_the_same_as_of_all() -> Non
         assert choose_ends(few, count)["best"] == choose_ends(every, count)["best"]
     (typical,) = choose_ends(few, 1)["typical"]
     assert abs(typical["cycle_psnr_matched_db"] - 50.0) <= 0.01
+
+
+def test_a_mean_of_drawn_samples_comes_with_its_standard_error() -> None:
+    drawn, counted = (
+        Distribution(next(each for each in MEASURES if each.column == column), np.array([0.1, 0.2, 0.3, 0.4]))
+        for column in ("cycle_lpips", "cycle_ssim")
+    )
+    assert quality_row(drawn)["mean"] == "0.2500 ± 0.0645"
+    assert quality_row(counted)["mean"] == "0.2500"
+    assert quality_row(replace(drawn, values=np.array([0.1])))["mean"] == "0.1000"
 
 
 def test_lpips_is_measured_on_about_the_share_that_is_asked_for() -> None:
