@@ -52,7 +52,7 @@ PROTOCOL: Final = (
     "size of a process of its own that reconstructs 6000x4000 pixels in tiles, float32. megapixels_per_second is the "
     f"product's way, path/side_by_side: the photograph of {PATH_SIDE}x{PATH_SIDE} random pixels, 8 bits to canonical "
     f"light, float32, {PHOTOGRAPHS} of them on {THREADS} threads that take one each; path/all_threads_on_one gives "
-    "each all threads. path/local_network_*: the local network alone on all threads, in the memory formats of torch, and "
+    "each all threads. path/local_network_*: the local network alone on all threads, in torch's memory formats, and "
     "compiled by torch.compile."
 )
 

@@ -128,7 +128,7 @@ class AnnotationSource(_Part):
     """
 
     source: Annotated[str, AfterValidator(_absolute)]
-    min_area: Annotated[float, Field(gt=0, le=1)] = 0.01
+    min_area: Annotated[float, Field(gt=0, le=1)] = 0.25
     frame: Literal["auto", "upright", "stored"] = "auto"
 
 
@@ -200,7 +200,7 @@ class Recipe(_Part):
     limits: Limits = Limits()
     gates: Gates = Gates()
     annotations: AnnotationSource | None = None
-    lpips_share: Annotated[float, Field(ge=0, le=1)] = 0.25
+    lpips_share: Annotated[float, Field(ge=0, le=1)] = 0.01
 
     @property
     def deciding(self) -> dict[str, Any]:
