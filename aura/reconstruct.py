@@ -32,6 +32,7 @@ MIN_SIDE: Final = 16
 WHOLE_IMAGE_PIXELS: Final = 2_100_000
 """Up to here a photograph is one pass; above, each window is a pass of its own. Bounds memory; a multiple of 1080p."""
 TILE: Final = 1024
+_GPU_BATCH_PIXELS: Final = 16_000_000
 HALO: Final = 96
 """Pixels of surroundings a tile is given: beyond the local network's effective reach, a multiple of 16."""
 
@@ -118,18 +119,39 @@ class Reconstructor:
         Raises:
             InvalidInputError: wrong dtype or shape, or too small.
         """
-        _check_image(image)
-        codes = _upload(image, self.device)
+        return self.begin_batch([image])[0]
+
+    def begin_batch(self, images: Sequence[NDArray[np.uint8]]) -> list[Inversion]:
+        """Do what :meth:`begin` does for photographs of one shape, in one pass: on a GPU, small ones cost less so.
+
+        Raises:
+            InvalidInputError: as for :meth:`begin`, or the shapes differ.
+        """
+        for image in images:
+            _check_image(image)
+        if len({image.shape for image in images}) > 1:
+            shapes = sorted({image.shape for image in images})
+            raise InvalidInputError(f"Photographs of a batch have shapes {shapes}; expected one. Sort them.")
+        codes = _upload(images, self.device)
         if self._model is None:
-            return _ClassicalInversion(codes, unprocess.upi if self.name == "upi" else unprocess.linearise)
+            formula = unprocess.upi if self.name == "upi" else unprocess.linearise
+            return [_ClassicalInversion(one[None], formula) for one in codes.unbind(0)]
         with torch.inference_mode():
             context = self._model.context(summarise(codes / 255.0))
-            whole = None
+            whole: Sequence[Tensor | None] = [None] * len(images)
             if codes.shape[-2] * codes.shape[-1] <= WHOLE_IMAGE_PIXELS:
-                whole = _run(self._model, codes, Window(0, 0, *image.shape[:2]), context)
+                whole = _run(self._model, codes, Window(0, 0, *codes.shape[-2:]), context).unbind(0)
             if self.device.type == "cuda":  # whoever goes on may do so on another stream
                 torch.cuda.current_stream(self.device).synchronize()
-        return _NetworkInversion(self._model, codes, context, whole)
+        return [
+            _NetworkInversion(self._model, codes[row : row + 1], context.of(row), light)
+            for row, light in enumerate(whole)
+        ]
+
+    @property
+    def batch_pixels(self) -> int:
+        """Pixels that are worth a pass together; on a CPU one photograph or tile at a time is fastest."""
+        return _GPU_BATCH_PIXELS if self.device.type == "cuda" else 0
 
 
 class Inversion(Protocol):
@@ -226,16 +248,21 @@ def _cut(image: Tensor, window: Window) -> Tensor:
     return image[..., window.top : window.top + window.height, window.left : window.left + window.width]
 
 
-def _upload(image: NDArray[np.uint8], device: torch.device) -> Tensor:
-    """``(H, W, 3)`` -> ``(1, 3, H, W)``, uint8; the channels-last layout comes for free."""
-    pixels = torch.from_numpy(np.require(image, requirements=["C", "W"]))  # torch takes writable arrays only
+def _upload(images: Sequence[NDArray[np.uint8]], device: torch.device) -> Tensor:
+    """B times ``(H, W, 3)`` -> ``(B, 3, H, W)``, uint8; the channels-last layout comes for free."""
+    # torch takes writable arrays only
+    pixels = [torch.from_numpy(np.require(image, requirements=["C", "W"])) for image in images]
+    batch = pixels[0][None] if len(pixels) == 1 else torch.stack(pixels)
     if device.type == "cuda":  # from pinned memory the copy does not hold up this thread
-        pixels = pixels.pin_memory().to(device, non_blocking=True)
-    return pixels.permute(2, 0, 1)[None]
+        batch = batch.pin_memory().to(device, non_blocking=True)
+    return batch.permute(0, 3, 1, 2)
 
 
 def _run(model: Aura, codes: Tensor, window: Window, context: Context) -> Tensor:
-    """One pass over a window that starts at a multiple of 16; padded by repeating its border to full cells."""
+    """One pass over a window that starts at a multiple of 16; padded by repeating its border to full cells.
+
+    ``(B, 3, H, W)`` codes and the context of B photographs -> ``(B, 3, h, w)``.
+    """
     tile = _cut(codes, window)
     for dimension, side in ((-2, window.height), (-1, window.width)):
         if side % ALIGNMENT:
@@ -244,7 +271,7 @@ def _run(model: Aura, codes: Tensor, window: Window, context: Context) -> Tensor
     # a GPU computes the convolutions in 16 bits; CPUs in 32, so that all of them make the same bytes
     with torch.autocast(codes.device.type, dtype=torch.float16, enabled=codes.device.type == "cuda"):
         light = model.invert_codes(tile, context)
-    return light[0, :, : window.height, : window.width].float()
+    return light[..., : window.height, : window.width].float()
 
 
 def _run_tiled(model: Aura, codes: Tensor, window: Window, context: Context) -> Tensor:
@@ -252,7 +279,7 @@ def _run_tiled(model: Aura, codes: Tensor, window: Window, context: Context) -> 
     out = torch.empty(3, window.height, window.width, device=codes.device)
     for core in _tiles(window):
         around = _with_halo(core, codes.shape[-2], codes.shape[-1])
-        result = _run(model, codes, around, context)
+        result = _run(model, codes, around, context)[0]
         inner = Window(core.top - around.top, core.left - around.left, core.height, core.width)
         place = Window(core.top - window.top, core.left - window.left, core.height, core.width)
         _cut(out, place).copy_(_cut(result, inner))

@@ -1,6 +1,7 @@
 """One sample of a photograph: its light through the drawn camera, and what is known about it."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import chain
@@ -60,20 +61,48 @@ class Piece:
     window: Window
 
 
-def cut_pieces(rows: list[PlanRow], photograph: Photograph, inverse: Reconstructor) -> list[Piece]:
-    """Cut a photograph as the plan says, and look at the whole of it.
+@dataclass(frozen=True)
+class Cut:
+    """A photograph with what the plan wants of it.
+
+    Attributes:
+        seen: what the inverse looks at, sRGB ``(H, W, 3)`` uint8: all of it, or the piece that it was shrunk to.
+        rows: of the plan.
+        pieces: sRGB pixels of each row.
+        windows: where each lies in what is seen.
+    """
+
+    seen: Photograph
+    rows: list[PlanRow]
+    pieces: list[Photograph]
+    windows: list[Window]
+
+
+def cut(rows: list[PlanRow], photograph: Photograph) -> list[Cut]:
+    """Cut a photograph as the plan says.
 
     Raises:
         RejectedImageError: the photograph is not the one that was planned for.
     """
-    pixels = [place(photograph, row) for row in rows]
+    pieces = [place(photograph, row) for row in rows]
     windows = [
         Window(row["crop_top_px"], row["crop_left_px"], row["crop_height_px"], row["crop_width_px"]) for row in rows
     ]
-    if all(piece.shape[:2] == window[2:] for piece, window in zip(pixels, windows, strict=True)):
-        whole = inverse.begin(photograph)
-        return [Piece(piece, whole, window) for piece, window in zip(pixels, windows, strict=True)]
-    return [Piece(piece, inverse.begin(piece), Window(0, 0, *piece.shape[:2])) for piece in pixels]
+    if all(piece.shape[:2] == window[2:] for piece, window in zip(pieces, windows, strict=True)):
+        return [Cut(photograph, rows, pieces, windows)]
+    return [
+        Cut(piece, [row], [piece], [Window(0, 0, *piece.shape[:2])]) for row, piece in zip(rows, pieces, strict=True)
+    ]
+
+
+def begin(cuts: Sequence[Cut], inverse: Reconstructor) -> list[tuple[PlanRow, Piece]]:
+    """Look at photographs of one shape, and pair each row of the plan with its piece."""
+    inversions = inverse.begin_batch([cut.seen for cut in cuts])
+    return [
+        (row, Piece(piece, inversion, window))
+        for cut, inversion in zip(cuts, inversions, strict=True)
+        for row, piece, window in zip(cut.rows, cut.pieces, cut.windows, strict=True)
+    ]
 
 
 def make_sample(row: PlanRow, piece: Piece, dataset: Dataset) -> Sample:

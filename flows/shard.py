@@ -5,7 +5,7 @@ moment: a shard without its samples table does not exist.
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain, groupby
@@ -18,7 +18,7 @@ import numpy as np
 from aura.errors import IntegrityError, RejectedImageError
 from aura.reconstruct import Method, Reconstructor
 from flows.lanes import Lanes, lanes
-from flows.sample import Photograph, Piece, PlanRow, Sample, cut_pieces, make_sample
+from flows.sample import Cut, Photograph, Piece, PlanRow, Sample, begin, cut, make_sample
 from flows.stages import in_order
 from storage.corpus import read_source
 from storage.dataset import Dataset, open_dataset
@@ -120,26 +120,18 @@ def _stages(
 ) -> Iterator[EncodedSample | RejectRow]:
     """Take a shard's plan through its stages; each asks the one before, and none runs far ahead."""
 
-    def decoded(source: list[PlanRow]) -> tuple[list[PlanRow], Photograph | RejectedImageError]:
+    def read(source: list[PlanRow]) -> Sequence[Cut | RejectRow]:
         try:
-            return source, _read_photograph(source[0], dataset.recipe)
+            return cut(source, _read_photograph(source[0], dataset.recipe))
         except RejectedImageError as error:
-            return source, error
+            return [_reject(row, error) for row in source]
 
-    def cut(
-        read: tuple[list[PlanRow], Photograph | RejectedImageError],
-    ) -> list[tuple[PlanRow, Piece | RejectedImageError]]:
-        source, photograph = read
-        if not isinstance(photograph, RejectedImageError):
-            try:
-                return list(zip(source, cut_pieces(source, photograph, inverse), strict=True))
-            except RejectedImageError as error:
-                photograph = error
-        return [(row, photograph) for row in source]
+    def begun(batch: list[Cut | RejectRow]) -> Sequence[tuple[PlanRow, Piece] | RejectRow]:
+        cuts = [each for each in batch if isinstance(each, Cut)]
+        return begin(cuts, inverse) if cuts else [each for each in batch if isinstance(each, RejectRow)]
 
-    def made(planned: tuple[PlanRow, Piece | RejectedImageError]) -> Sample | RejectRow:
-        row, piece = planned
-        return _reject(row, piece) if isinstance(piece, RejectedImageError) else make_sample(row, piece, dataset)
+    def made(planned: tuple[PlanRow, Piece] | RejectRow) -> Sample | RejectRow:
+        return planned if isinstance(planned, RejectRow) else make_sample(*planned, dataset)
 
     def encoded(sample: Sample | RejectRow) -> EncodedSample | RejectRow:
         if isinstance(sample, RejectRow):
@@ -147,10 +139,31 @@ def _stages(
         return encode_sample(dataset, sample.row, sample.raw, sample.srgb if dataset.recipe.keep_srgb else None)
 
     sources = [list(group) for _, group in groupby(rows, key=itemgetter(*_SOURCE_KEY))]
-    photographs = in_order(pools.readers, decoded, sources, _PIXELS_AHEAD, _pixels)
-    pieces = chain.from_iterable(in_order(pools.compute, cut, photographs, pools.width))
+    photographs = chain.from_iterable(in_order(pools.readers, read, sources, _PIXELS_AHEAD, _pixels))
+    batches = _alike(photographs, inverse.batch_pixels)
+    pieces = chain.from_iterable(in_order(pools.compute, begun, batches, pools.width))
     samples = in_order(pools.compute, made, pieces, pools.width + 1)
     return in_order(pools.encoders, encoded, samples, pools.width + 1)
+
+
+def _alike(photographs: Iterable[Cut | RejectRow], most_pixels: int) -> Iterator[list[Cut | RejectRow]]:
+    """Put neighbours of one shape together, up to so many pixels; the order stays, and a reject goes alone."""
+    batch: list[Cut | RejectRow] = []
+    for photograph in photographs:
+        if batch and _of_one_shape(batch[0], photograph, most_pixels / (len(batch) + 1)):
+            batch.append(photograph)
+            continue
+        if batch:
+            yield batch
+        batch = [photograph]
+    if batch:
+        yield batch
+
+
+def _of_one_shape(first: Cut | RejectRow, second: Cut | RejectRow, most_pixels: float) -> bool:
+    if isinstance(first, RejectRow) or isinstance(second, RejectRow):
+        return False
+    return first.seen.shape == second.seen.shape and second.seen.shape[0] * second.seen.shape[1] <= most_pixels
 
 
 def _pixels(source: list[PlanRow]) -> float:

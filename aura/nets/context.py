@@ -46,6 +46,11 @@ class Context(NamedTuple):
     tokens: Tensor
     opinions: Tensor
 
+    def of(self, row: int) -> Context:
+        """What is known of one photograph of the batch; it stays a batch of one."""
+        rows = slice(row, row + 1)
+        return Context(self.vector[rows], self.tokens[rows], self.opinions[:, rows])
+
 
 def summarise(image: Tensor, close_up: Tensor | None = None) -> Summary:
     """Measure a photograph.

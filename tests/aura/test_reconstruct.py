@@ -133,3 +133,14 @@ def test_missing_and_foreign_weights_are_named(tmp_path: Path) -> None:
         Reconstructor.load("aura", foreign)
     with pytest.raises(InvalidInputError, match="has no weights"):
         Reconstructor.load("upi", foreign)
+
+
+@pytest.mark.parametrize("method", reconstruct.METHODS)
+def test_photographs_of_one_shape_may_share_a_pass(method: reconstruct.Method) -> None:
+    inverse = Reconstructor.load(method, device="cpu")
+    images = [photograph(70, 90, seed) for seed in range(3)]
+    window = Window(2, 4, 60, 80)
+    for alone, among in zip(map(inverse.begin, images), inverse.begin_batch(images), strict=True):
+        torch.testing.assert_close(among.light(window), alone.light(window), rtol=1e-4, atol=1e-5)
+    with pytest.raises(InvalidInputError, match="expected one"):
+        inverse.begin_batch([images[0], photograph(70, 92)])

@@ -99,3 +99,19 @@ def planned(corpus: Path, url: Path, changes: dict[str, Any]) -> Dataset:
     ingest(url, recipe)
     plan = write_plan(url, plan_shards(index_batches(url), recipe))
     return create_or_open(url, recipe, Reconstructor.load(recipe.method).digest, [load_profile(CAMERA)], plan.samples)
+
+
+def test_batches_of_one_shape_make_the_same_samples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "corpus"
+    folder.mkdir()
+    for name, side in {"a": 96, "b": 96, "c": 64, "d": 96, "e": 96}.items():
+        save_image(folder / f"{name}.png", side, 96)
+    rows = []
+    for batch_pixels in (0, 30_000):
+        monkeypatch.setattr(Reconstructor, "batch_pixels", batch_pixels)
+        dataset = planned(folder, tmp_path / str(batch_pixels), {"canvas.min_side": 32, "noise": "none"})
+        synthesize_shard(dataset.location.url, 0)
+        rows.append(dataset.samples(0).to_pylist())
+    for alone, together in zip(*rows, strict=True):
+        assert alone["sample_id"] == together["sample_id"]
+        assert alone["channel_mean"] == pytest.approx(together["channel_mean"], rel=1e-3)
