@@ -20,7 +20,7 @@ from aura.errors import InvalidInputError
 ORIENTATIONS: Final = 8
 """Number of orientations: bit 0 mirrors left to right, bit 1 upside down, bit 2 transposes, which is done first."""
 
-_MIRROR, _UPSIDE_DOWN, _TRANSPOSE = 1, 2, 4
+MIRROR, UPSIDE_DOWN, _TRANSPOSE = 1, 2, 4
 _BY_RED_SITE: Final[dict[tuple[int, int], CfaPattern]] = {
     (0, 0): "RGGB",
     (0, 1): "GRBG",
@@ -41,9 +41,9 @@ def orient(image: npt.NDArray[_Scalar], orientation: int) -> npt.NDArray[_Scalar
         raise InvalidInputError(f"Orientation is {orientation}; expected 0 to {ORIENTATIONS - 1}.")
     if orientation & _TRANSPOSE:
         image = image.swapaxes(-1, -2)
-    if orientation & _UPSIDE_DOWN:
+    if orientation & UPSIDE_DOWN:
         image = image[..., ::-1, :]
-    return image[..., ::-1] if orientation & _MIRROR else image
+    return image[..., ::-1] if orientation & MIRROR else image
 
 
 def is_transposed(orientation: int) -> bool:

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from storage.annotations import AnnotatedPhotograph, match_photographs, read_annotations
-from storage.boxes import Annotation, Cut, Outline, cut_annotation, encode_mask, upright
+from storage.boxes import Annotation, Cut, Outline, cut_annotation, decode_mask, encode_mask, upright
 from storage.dataset import Dataset
 from storage.labels import labels_digest, read_labels, write_labels
 from storage.recipe import AnnotationSource
@@ -137,7 +137,7 @@ def with_annotations(dataset: Dataset, labels: pa.Table) -> pa.Table:
 
 def annotations_of(labels: pa.Table | None, samples: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
     """Return the objects in some samples, by sample id, of a version's labels; unannotated samples are left out."""
-    if not _has_annotations(labels):
+    if not has_annotations(labels):
         return {}
     wanted = pc.is_in(labels["sample_id"], pa.array(samples, pa.string()))
     found = labels.select(["sample_id", COLUMN]).filter(pc.and_(wanted, pc.is_valid(labels[COLUMN])))
@@ -146,12 +146,27 @@ def annotations_of(labels: pa.Table | None, samples: Sequence[str]) -> dict[str,
 
 def annotated_samples(labels: pa.Table | None) -> int:
     """Count the samples of annotated photographs in a version's labels."""
-    return labels.num_rows - labels[COLUMN].null_count if _has_annotations(labels) else 0
+    return labels.num_rows - labels[COLUMN].null_count if has_annotations(labels) else 0
+
+
+def has_annotations(labels: pa.Table | None) -> TypeGuard[pa.Table]:
+    """Tell whether a version's labels hold annotations."""
+    return labels is not None and COLUMN in labels.column_names and labels.schema.field(COLUMN).type == _ANNOTATIONS
+
+
+def names_of_categories(labels: pa.Table | None) -> dict[int, str]:
+    """Return the names of the categories that occur, by number."""
+    if not has_annotations(labels):
+        return {}
+    objects = pc.list_flatten(labels[COLUMN].combine_chunks())
+    numbers, names = (pc.struct_field(objects, name) for name in ("category_id", "category"))
+    pairs = pa.table({"number": numbers, "name": names}).group_by(["number", "name"]).aggregate([])
+    return dict(zip(pairs["number"].to_pylist(), pairs["name"].to_pylist(), strict=True))
 
 
 def count_categories(labels: pa.Table | None) -> list[tuple[str, int, int]]:
     """Count the objects of each category, and the samples that show one; most frequent first."""
-    if not _has_annotations(labels):
+    if not has_annotations(labels):
         return []
     lists = labels[COLUMN].combine_chunks()
     names = pc.struct_field(pc.list_flatten(lists), "category")
@@ -162,8 +177,36 @@ def count_categories(labels: pa.Table | None) -> list[tuple[str, int, int]]:
     return sorted(rows, key=lambda row: (-row[1], row[0]))
 
 
-def _has_annotations(labels: pa.Table | None) -> TypeGuard[pa.Table]:
-    return labels is not None and COLUMN in labels.column_names and labels.schema.field(COLUMN).type == _ANNOTATIONS
+def annotation_as_row(annotation: Annotation) -> dict[str, Any]:
+    """Write an annotation as :data:`ANNOTATION` has it; a mask must be drawn."""
+    left, top, right, bottom = annotation.box
+    mask = annotation.mask
+    return {
+        "category": annotation.category,
+        "category_id": annotation.category_id,
+        "left_px": left,
+        "top_px": top,
+        "width_px": right - left,
+        "height_px": bottom - top,
+        "visible_fraction": annotation.visible_fraction,
+        "is_crowd": annotation.is_crowd,
+        "annotation_id": annotation.annotation_id,
+        "mask": None if mask is None or isinstance(mask, Outline) else encode_mask(mask),
+    }
+
+
+def annotation_from_row(row: Mapping[str, Any]) -> Annotation:
+    """Read what :func:`annotation_as_row` wrote, its mask drawn."""
+    left, top = row["left_px"], row["top_px"]
+    return Annotation(
+        category=row["category"],
+        category_id=row["category_id"],
+        box=(left, top, left + row["width_px"], top + row["height_px"]),
+        mask=None if row["mask"] is None else decode_mask(row["mask"]),
+        is_crowd=row["is_crowd"],
+        annotation_id=row["annotation_id"],
+        visible_fraction=row["visible_fraction"],
+    )
 
 
 def _beside_latest(dataset: Dataset, labels: pa.Table) -> pa.Table:
@@ -233,24 +276,7 @@ def _labels_of(
         row["valid_height_px"], row["valid_width_px"],
     )  # fmt: skip
     pieces = (cut_annotation(each, header["height_px"], header["width_px"], cut, min_area) for each in objects)
-    return {"sample_id": row["sample_id"], COLUMN: [_plain(piece) for piece in pieces if piece is not None]}
-
-
-def _plain(annotation: Annotation) -> dict[str, Any]:
-    left, top, right, bottom = annotation.box
-    mask = annotation.mask
-    return {
-        "category": annotation.category,
-        "category_id": annotation.category_id,
-        "left_px": left,
-        "top_px": top,
-        "width_px": right - left,
-        "height_px": bottom - top,
-        "visible_fraction": annotation.visible_fraction,
-        "is_crowd": annotation.is_crowd,
-        "annotation_id": annotation.annotation_id,
-        "mask": None if mask is None or isinstance(mask, Outline) else encode_mask(mask),
-    }
+    return {"sample_id": row["sample_id"], COLUMN: [annotation_as_row(piece) for piece in pieces if piece is not None]}
 
 
 def _beside(older: pa.Table, annotations: pa.Table) -> pa.Table:

@@ -4,11 +4,12 @@ Frames, all with the origin at the outer corner of the top left pixel, x to the 
 
 * *stored*: the photograph's pixels as its file holds them, before its EXIF orientation;
 * *upright*: after it, which is what samples are cut from;
-* *sample*: pixels of the sample's mosaic, which are those of its sRGB source too. In packed planes halve them.
+* *sample*: pixels of the sample's mosaic, which are those of its sRGB source too. In packed planes halve them;
+* *crop*: the same of a crop that was cut out of a sample on reading, and turned.
 
 The rule at the edge of a tile: a box is cut to the tile, and kept if at least ``min_area`` of its area within the
 photograph is left, or if what is left fills at least that share of the tile: what fills a tile is no background. A mask
-is cut alike; an object none of whose mask is left is dropped.
+is cut alike; an object none of whose mask is left is dropped. It holds for crops on reading too.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ import numpy as np
 import numpy.typing as npt
 import pycocotools.mask
 from PIL import Image
+
+from aura.augment import MIRROR, UPSIDE_DOWN, is_transposed, orient
 
 Box = tuple[float, float, float, float]
 """Left, top, right, bottom in pixels."""
@@ -133,15 +136,16 @@ def cut_annotation(annotation: Annotation, height: int, width: int, cut: Cut, mi
     """Bring an annotation from the upright to the sample's frame; None if too little of it is left.
 
     Args:
-        annotation: in the upright frame, its mask drawn.
-        height: of the upright photograph in pixels.
-        width: of the upright photograph in pixels.
+        annotation: in the upright frame, its mask drawn. One that was cut before, in the frame of that piece.
+        height: of the upright photograph, or the piece, in pixels.
+        width: likewise.
         cut: how the sample was made.
         min_area: least share, in (0, 1], of the box's area within the photograph or of the tile's.
     """
     whole = _within(annotation.box, (0.0, 0.0, width, height))
     piece = _within(whole, (cut.left, cut.top, cut.left + cut.width, cut.top + cut.height))
-    if _area(piece) <= 0 or _area(piece) < min_area * min(_area(whole), cut.height * cut.width):
+    in_photograph = _area(whole) / annotation.visible_fraction
+    if _area(piece) <= 0 or _area(piece) < min_area * min(in_photograph, cut.height * cut.width):
         return None
     mask = None
     if annotation.mask is not None:
@@ -155,8 +159,21 @@ def cut_annotation(annotation: Annotation, height: int, width: int, cut: Cut, mi
         annotation,
         box=(left, top, right, bottom),
         mask=mask,
-        visible_fraction=_area(piece) / _area(whole),
+        visible_fraction=_area(piece) / in_photograph,
     )
+
+
+def orient_annotation(annotation: Annotation, orientation: int, height: int, width: int) -> Annotation:
+    """Turn an annotation as :func:`aura.augment.orient` turns its picture of ``height`` x ``width``, its mask drawn."""
+    left, top, right, bottom = annotation.box
+    if is_transposed(orientation):
+        left, top, right, bottom, height, width = top, left, bottom, right, width, height
+    if orientation & UPSIDE_DOWN:
+        top, bottom = height - bottom, height - top
+    if orientation & MIRROR:
+        left, right = width - right, width - left
+    mask = None if annotation.mask is None else orient(np.asarray(annotation.mask), orientation)
+    return replace(annotation, box=(left, top, right, bottom), mask=mask)
 
 
 def encode_mask(mask: Mask) -> dict[str, Any]:

@@ -15,12 +15,20 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from aura.augment import ORIENTATIONS, is_transposed, orient, orient_packed, orient_packed_keeping_cfa, orient_pattern
-from aura.augment import trim_of as trim_of_pattern
+from aura.augment import (
+    ORIENTATIONS,
+    is_transposed,
+    orient,
+    orient_packed,
+    orient_packed_keeping_cfa,
+    orient_pattern,
+    trim_of,
+)
 from aura.bayer import CfaPattern
 from aura.errors import InvalidInputError
 from aura.sensor.noise import NoiseParameters, add_noise, noise_at, noise_iso_range
 from aura.sensor.profile import SensorProfile
+from storage.crop_annotations import SampleAnnotations, Window, annotations_in_crop, require_annotations
 from storage.dataset import Dataset
 from storage.draws import draw_below, draw_bits, draw_unit
 from storage.sample_columns import SCALARS, VECTORS, SampleColumns
@@ -43,9 +51,9 @@ class Cutting:
         crop: side, or height and width, of the crops in packed pixels (half those of the mosaic), drawn evenly within
             the valid area; any packed offset is even in the mosaic, so the CFA stays. None for the whole canvas. Of
             samples smaller than that, what there is, from the top left, the rest 0.
-        augment: flips and quarter turns, drawn evenly among the eight: ``keep_cfa`` cuts a row and a column off where
-            it must, so that the pattern stays the sample's (:func:`aura.augment.orient_packed_keeping_cfa`; a sample
-            without room for that is left as it is); ``rename_cfa`` names the pattern that it becomes.
+        augment: flips and quarter turns, drawn evenly among ``orientations``: ``keep_cfa`` cuts a row and a column off
+            where it must, so that the pattern stays the sample's (:func:`aura.augment.orient_packed_keeping_cfa`; a
+            sample without room for that is left as it is); ``rename_cfa`` names the pattern that it becomes.
         noise: add noise, fresh in every epoch, from the parameters stored with the sample. The dataset must hold clean
             RAW (recipe ``noise: on_read``, or ``none`` together with ``iso``).
         iso: draw an ISO from this range, evenly in stops, within what the camera's noise model covers, and add its
@@ -54,6 +62,10 @@ class Cutting:
             saturated stays so.
         clean: also give the crop as it was before noise, as ``clean``.
         srgb: also give the source pixels, as ``srgb``.
+        annotations: also give the objects in each crop, as ``annotations``; the version must have some.
+        min_area: an object stays in a crop if this share of its box in the photograph is left, or fills this share of
+            the crop: the rule of :mod:`storage.boxes`.
+        orientations: which flips and turns (:data:`aura.augment.ORIENTATIONS`) are drawn; ``(0, 1)`` mirrors alone.
     """
 
     crop: int | tuple[int, int] | None = None
@@ -63,6 +75,9 @@ class Cutting:
     exposure_ev: tuple[float, float] | None = None
     clean: bool = False
     srgb: bool = False
+    annotations: bool = False
+    min_area: float = 0.25
+    orientations: tuple[int, ...] = tuple(range(ORIENTATIONS))
 
     def __post_init__(self) -> None:
         """Refuse what cannot be cut."""
@@ -75,6 +90,10 @@ class Cutting:
         for name, pair in (("iso", self.iso), ("exposure_ev", self.exposure_ev)):
             if pair is not None and not pair[0] <= pair[1]:
                 raise InvalidInputError(f"{name} is {pair}; expected an ascending pair.")
+        if not 0 < self.min_area <= 1:
+            raise InvalidInputError(f"min_area is {self.min_area}; expected a share above 0, at most 1.")
+        if not self.orientations or not set(self.orientations) <= set(range(ORIENTATIONS)):
+            raise InvalidInputError(f"orientations is {self.orientations}; expected some of 0 to {ORIENTATIONS - 1}.")
         if self.iso is not None and self.iso[0] < 1:
             raise InvalidInputError(f"iso is {self.iso}; expected positive numbers.")
 
@@ -122,6 +141,7 @@ class Cutter:
 
         Raises:
             InvalidInputError: a dataset cannot be read so, or whole canvases differ in size.
+            StorageError: the storage refused its annotations.
         """
         for dataset in datasets:
             cutting.require_fit(dataset)
@@ -130,6 +150,7 @@ class Cutter:
         if cutting.sides is None and len(sides) != 1:
             raise InvalidInputError(f"The sources have canvases of {sorted(sides)} packed pixels; give a crop size.")
         self._profiles: dict[tuple[int, str], SensorProfile] = {}
+        self._annotations = require_annotations(columns, datasets) if cutting.annotations else None
         self.size = cutting.sides or next(iter(sides))
 
     def cut(self, rows: npt.NDArray[np.int64], keys: tuple[Any, ...], frames: Frames) -> dict[str, Any]:
@@ -164,12 +185,16 @@ class Cutter:
             self._develop(piece, {name: image[place] for name, image in images.items()}, facts, place, factor, seeds)
             if pixels is not None:
                 self._cut_pixels(images["srgb"][place].numpy(), pixels, windows, place, patterns[place])
+        found: dict[str, Any] = {}
+        if self._annotations is not None:
+            found["annotations"] = self._objects(self._annotations, rows.tolist(), windows, patterns)
         if cutting.augment == "rename_cfa":
             turns = windows.orientation.tolist()
             patterns = [orient_pattern(name, turn) for name, turn in zip(patterns, turns, strict=True)]
         return {
             **images,
             **facts,
+            **found,
             "camera_to_srgb": facts["camera_to_srgb"].reshape(-1, 3, 3),
             "valid": valid,
             "crop_top": windows.top,
@@ -229,7 +254,7 @@ class Cutter:
         turns = np.zeros(rows.size, np.int64)
         height, width = np.full(rows.size, self.size[0]), np.full(rows.size, self.size[1])
         if cutting.augment != "none":
-            turns = draw_below(ORIENTATIONS, _ORIENTATION, *keys)
+            turns = np.array(cutting.orientations)[draw_below(len(cutting.orientations), _ORIENTATION, *keys)]
             for place, (pattern, turn) in enumerate(zip(patterns, turns.tolist(), strict=True)):
                 height[place], width[place] = self._side_read(pattern, turn)
             no_room = (height > valid_height) | (width > valid_width)
@@ -245,9 +270,13 @@ class Cutter:
 
     def _side_read(self, pattern: CfaPattern, turn: int) -> tuple[int, int]:
         """Height and width to read so that, turned and cut, the crop has its size."""
-        rows, columns = trim_of_pattern(pattern, turn) if self._cutting.augment == "keep_cfa" else (0, 0)
+        rows, columns = self._trim(pattern, turn)
         sides = self.size[0] + rows, self.size[1] + columns
         return sides[::-1] if is_transposed(turn) else sides
+
+    def _trim(self, pattern: CfaPattern, turn: int) -> tuple[int, int]:
+        """Rows and columns to cut off each side of the turned mosaic."""
+        return trim_of(pattern, turn) if self._cutting.augment == "keep_cfa" else (0, 0)
 
     def _turned(self, frame: Frame, windows: _Windows, place: int, pattern: CfaPattern) -> Frame:
         top, left = int(windows.top[place]), int(windows.left[place])
@@ -266,11 +295,31 @@ class Cutter:
         height, width = 2 * int(windows.height[place]), 2 * int(windows.width[place])
         turn = int(windows.orientation[place])
         piece = orient(pixels[:, top : top + height, left : left + width], turn)
-        rows, columns = trim_of_pattern(pattern, turn) if self._cutting.augment == "keep_cfa" else (0, 0)
+        rows, columns = self._trim(pattern, turn)
         piece = piece[:, rows : piece.shape[1] - rows, columns : piece.shape[2] - columns]
         target[:, : piece.shape[1], : piece.shape[2]] = piece
         _blank(target, piece.shape[1], piece.shape[2])
         target *= np.float32(1 / 255)
+
+    def _objects(
+        self, annotations: SampleAnnotations, rows: list[int], windows: _Windows, patterns: Sequence[CfaPattern]
+    ) -> list[list[dict[str, Any]] | None]:
+        """Bring the samples' annotations to the frames of the crops; whole samples keep theirs as they are."""
+        found = [annotations.of(row) for row in rows]
+        if self._cutting.sides is None:
+            return found
+        heights, widths = (self._columns.numbers[f"valid_{side}_px"] for side in ("height", "width"))
+        for place, (row, objects) in enumerate(zip(rows, found, strict=True)):
+            if objects is None:
+                continue
+            turn = int(windows.orientation[place])
+            top, left, height, width = (
+                2 * int(side[place]) for side in (windows.top, windows.left, windows.height, windows.width)
+            )
+            window = Window(top, left, height, width, turn, self._trim(patterns[place], turn))
+            valid = int(heights[row]), int(widths[row])
+            found[place] = annotations_in_crop(objects, window, valid, self._cutting.min_area)
+        return found
 
     def _redraw_noise(
         self, facts: dict[str, npt.NDArray[Any]], rows: npt.NDArray[np.int64], keys: tuple[Any, ...]

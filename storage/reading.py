@@ -13,15 +13,14 @@ import pyarrow as pa
 import torch
 
 from aura.errors import InvalidInputError
-from storage.annotating import annotations_of
+from storage.crop_annotations import SampleAnnotations
 from storage.crops import Cutter, Cutting, Frame
 from storage.frames import FrameReader
-from storage.labels import read_labels
 from storage.location import Location
 from storage.refusals import refusals
 from storage.sample_columns import VersionName, as_columns, choose_version, load_samples
+from storage.splits import Split
 from storage.transport import TransportName
-from storage.versions import read_version
 
 Sample = dict[str, Any]
 Transform = Callable[[Sample], Any]
@@ -60,6 +59,9 @@ class RawDataset(torch.utils.data.Dataset[Any]):
     * ``wb_gains`` float32 ``[3]``, ``camera_to_srgb`` float32 ``[3, 3]``, ``exposure`` float32.
     * ``crop_top``, ``crop_left`` int64: where the crop lay in the sample, in packed pixels; ``orientation`` int64, how
       it was turned (:data:`aura.augment.ORIENTATIONS`).
+    * ``annotations``, if asked for: a list of the objects in the crop, or None where nobody annotated the photograph;
+      each as :data:`storage.annotating.ANNOTATION` describes it, in pixels of the crop's mosaic (those of ``srgb``).
+      Batches of them need :func:`storage.targets.collate`.
     * ``index`` int64, ``source`` int64 (number of the dataset it comes from), and the texts ``sample_id``, ``camera``,
       ``cfa_pattern``, ``noise_model``.
 
@@ -76,6 +78,7 @@ class RawDataset(torch.utils.data.Dataset[Any]):
         transform: Transform | None = None,
         *,
         cutting: Cutting | None = None,
+        split: Split | None = None,
         seed: int = 0,
         transport: TransportName = "fsspec",
     ) -> None:
@@ -88,6 +91,7 @@ class RawDataset(torch.utils.data.Dataset[Any]):
             transform: is applied to each item, in the process that reads it.
             cutting: crops, augmentation and noise on reading; None gives whole samples, with their source pixels where
                 the dataset keeps them.
+            split: read only one part of the photographs.
             seed: of what is drawn.
             transport: how S3 is read, see :func:`storage.transport.open_transport`.
 
@@ -100,7 +104,8 @@ class RawDataset(torch.utils.data.Dataset[Any]):
         """
         chosen = choose_version(url, version)
         self.dataset = chosen.dataset
-        self.table: pa.Table = load_samples(chosen)
+        whole = load_samples(chosen)
+        self.table: pa.Table = whole if split is None else split.of(whole)
         self.transform = transform
         self.epoch = 0
         self.columns = as_columns([self.table], [self.dataset.recipe.shard_size])
@@ -108,8 +113,7 @@ class RawDataset(torch.utils.data.Dataset[Any]):
         self._cutter = Cutter(self.columns, [self.dataset], self._cutting, seed)
         self._transport: TransportName = transport
         self._handles: _Handles | None = None
-        self._labels: pa.Table | None = None
-        self._labels_read = False
+        self._annotations: SampleAnnotations | None = None
 
     def __len__(self) -> int:
         return int(self.table.num_rows)
@@ -172,13 +176,9 @@ class RawDataset(torch.utils.data.Dataset[Any]):
             StorageError: the storage refused.
         """
         place = self._place(item)
-        if not self._labels_read:
-            number = self.dataset.version
-            version = None if number is None else read_version(self.dataset.location, number)
-            self._labels = None if version is None else read_labels(self.dataset, version)
-            self._labels_read = True
-        sample = self.columns.sample_ids(np.array([place]))[0]
-        return annotations_of(self._labels, [sample]).get(sample)
+        if self._annotations is None:
+            self._annotations = SampleAnnotations(self.columns, [self.dataset])
+        return self._annotations.of(place)
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_handles": None}

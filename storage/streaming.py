@@ -20,6 +20,7 @@ from storage.location import Location
 from storage.order import Batch, Progress, Shape, Visits, batches_of, epoch_visits, rank_part, whole_batches
 from storage.recipe import canonical_json
 from storage.sample_columns import VersionName, as_columns, choose_version, load_samples
+from storage.splits import Split
 from storage.transport import TransportName
 
 _FETCHERS: Final = 8
@@ -51,7 +52,7 @@ class RawStream(IterableDataset[dict[str, Any]]):
     Give it to :class:`storage.loading.RawLoader`, or to a DataLoader with ``batch_size=None``. An epoch gives each
     sample's crops once, whatever the number of ranks and workers, and the batches are the same for any number of
     workers. A batch is a dict as :class:`storage.reading.RawDataset` describes for an item, with one more axis in
-    front, lists of texts, and ``position``: worker, block and number of the batch.
+    front, lists of texts and of ``annotations``, and ``position``: worker, block and number of the batch.
 
     Shards come in a seeded order; a block of samples is read ahead while the one before is used; the crops of a block
     are shuffled among each other. A worker holds at most :attr:`memory_bytes` of samples.
@@ -72,6 +73,7 @@ class RawStream(IterableDataset[dict[str, Any]]):
         samples_per_epoch: int | None = None,
         shuffle: bool = True,
         drop_last: bool = False,
+        split: Split | None = None,
         seed: int = 0,
         rank: int = 0,
         ranks: int = 1,
@@ -91,6 +93,7 @@ class RawStream(IterableDataset[dict[str, Any]]):
             samples_per_epoch: length of an epoch of a mixture by weight; None for as many as there are samples.
             shuffle: seeded order; otherwise as stored.
             drop_last: leave out a rank's last batch if it is not full.
+            split: read only one part of the photographs, of all sources.
             seed: of the order and of all that is drawn.
             rank: of this process among those that train together.
             ranks: how many train together.
@@ -109,15 +112,17 @@ class RawStream(IterableDataset[dict[str, Any]]):
         self._weights = _weights(wanted, version)
         opened = [choose_version(source.url, source.version) for source in wanted]
         self._datasets = [chosen.dataset for chosen in opened]
-        self.columns = as_columns(
-            [load_samples(chosen) for chosen in opened], [dataset.recipe.shard_size for dataset in self._datasets]
-        )
+        tables = [load_samples(chosen) for chosen in opened]
+        if split is not None:
+            tables = [split.of(table) for table in tables]
+        self.columns = as_columns(tables, [dataset.recipe.shard_size for dataset in self._datasets])
         self._cutting = cutting or Cutting()
         self._cutter = Cutter(self.columns, self._datasets, self._cutting, seed)
         self._crops, self._batch_size = crops_per_sample, batch_size
         self._length = samples_per_epoch
         self._shuffle, self._drop_last, self._seed = shuffle, drop_last, seed
         self._rank, self._ranks, self._transport = rank, ranks, transport
+        self._split = split
         self._caching = caching
         self._sample_bytes = max(map(self._size_of, range(len(self._datasets))))
         self._progress = Progress()
@@ -261,6 +266,7 @@ class RawStream(IterableDataset[dict[str, Any]]):
         return {
             "data": hashlib.sha256(canonical_json(content)).hexdigest(),
             "weights": None if self._weights is None else list(self._weights),
+            "split": None if self._split is None else [self._split.part, self._split.share, self._split.seed],
             "samples_per_epoch": self._length,
             "batch_size": self._batch_size,
             "crops_per_sample": self._crops,
