@@ -1,0 +1,148 @@
+"""The detector's example on drawn rectangles: it learns, finds one, scores, and goes on exactly where it stopped."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+
+from aura.sensor.catalog import load_profile
+from examples.detect.__main__ import categories
+from examples.detect.detector import Detector, visible
+from examples.detect.fcos import detections, loss, teach
+from examples.detect.scoring import Light, Scores, held_out, score, score_guesses, score_network
+from examples.detect.training import Settings, train
+from storage.annotating import COLUMN, LABELS, annotation_as_row
+from storage.boxes import Annotation
+from storage.dataset import create_or_open
+from storage.labels import write_labels
+from storage.location import locate
+from storage.reading import RawDataset
+from storage.shard import ShardData, write_shard
+from storage.splits import Split
+from storage.versions import publish
+from tests.storage.conftest import CAMERA, sample_row, small_recipe
+
+SIDE, SAMPLES, LABELS_OF = 192, 16, {41: 0}
+LIGHT = Light("normal light", (100, 200), (0.0, 0.0))
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """Clean RAW of sixteen drawn photographs, a bright rectangle in each."""
+    folder = tmp_path_factory.mktemp("detect")
+    canvas = {"canvas.height": SIDE, "canvas.width": SIDE}
+    recipe = small_recipe(folder, shard_size=SAMPLES, noise="none", keep_srgb=False, **canvas)
+    made = create_or_open(locate(folder / "dataset"), recipe, "model-1", [load_profile(CAMERA)], SAMPLES)
+    levels = {"black_level_dn": [512.0] * 4, "white_level_dn": [15000.0] * 4, "wb_gains": [1.0] * 3}
+    drawn, labels, rows = np.random.default_rng(0), [], []
+    raw = np.full((SAMPLES, 4, SIDE // 2, SIDE // 2), 1500, np.uint16)
+    for index in range(SAMPLES):
+        left, top = (2 * drawn.integers(4, 36, 2)).tolist()
+        width, height = (2 * drawn.integers(28, 44, 2)).tolist()
+        raw[index, :, top // 2 : (top + height) // 2, left // 2 : (left + width) // 2] = 9000
+        box = annotation_as_row(Annotation("cup", 41, (left, top, left + width, top + height)))
+        labels.append({"sample_id": f"sample-{index}", COLUMN: [box]})
+        valid = {"valid_height_px": SIDE, "valid_width_px": SIDE, "camera_to_srgb": np.eye(3).ravel().tolist()}
+        rows.append(sample_row(index, source_sha256=f"{index:x}" * 64, **valid, **levels))
+    write_shard(made, 0, ShardData(raw, None, rows))
+    publish(made, labels=write_labels(made, pa.Table.from_pylist(labels, schema=LABELS)))
+    return Settings(
+        made.location.url, steps=60, batch_size=4, crop=96, scales=(1.0, 1.0), iso=(100, 200), exposure_ev=(-1.0, 0.0)
+    )
+
+
+@pytest.fixture(scope="module")
+def trained(settings: Settings, tmp_path_factory: pytest.TempPathFactory) -> tuple[Detector, list[float]]:
+    losses: list[float] = []
+    place = tmp_path_factory.mktemp("run") / "detector.safetensors"
+    return train(settings, LABELS_OF, place, lambda _, value: losses.append(value)), losses
+
+
+def test_it_learns_and_finds_what_was_held_out(settings: Settings, trained: tuple[Detector, list[float]]) -> None:
+    model, losses = trained
+    assert len(losses) == settings.steps
+    assert losses[-1] < 0.6 * losses[0]
+    photographs = held_out(settings, LIGHT)
+    assert 0 < len(photographs) < SAMPLES
+    learned = score_network(model, photographs, LABELS_OF)
+    fresh = score_network(Detector(1).eval(), photographs, LABELS_OF)
+    assert learned.ap50 == learned.ap50_by_category[41] > 0.9
+    assert fresh.ap50 < 0.1
+    assert learned.loss is not None
+    assert fresh.loss is not None
+    assert learned.loss < fresh.loss
+    seen = RawDataset(settings.dataset, split=Split("train", settings.held_out, settings.seed))
+    assert score_guesses(photographs, seen, LABELS_OF).ap50 < learned.ap50
+
+
+def test_a_run_that_was_stopped_becomes_the_same_network(settings: Settings, tmp_path: Path) -> None:
+    short = replace(settings, steps=6)
+    whole = train(short, LABELS_OF, tmp_path / "whole.safetensors", lambda *_: None)
+
+    class StoppedError(Exception):
+        pass
+
+    def stop(done: int, _: float) -> None:
+        if done == 5:
+            raise StoppedError
+
+    place = tmp_path / "stopped.safetensors"
+    with pytest.raises(StoppedError):
+        train(short, LABELS_OF, place, stop, save_every=4)
+    steps: list[int] = []
+    resumed = train(short, LABELS_OF, place, lambda done, _: steps.append(done))
+    assert steps == [5, 6]
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name]), name
+    with pytest.raises(SystemExit, match="other settings"):
+        train(replace(short, seed=1), LABELS_OF, place, lambda *_: None)
+
+
+def test_what_is_taught_is_what_is_read_back() -> None:
+    """A network that answered exactly what it is taught would find exactly the boxes."""
+    model = Detector(2).eval()
+    with torch.inference_mode():
+        found = model(torch.zeros(1, 3, 256, 256))
+    boxes = torch.tensor([[20.0, 30.0, 60.0, 90.0], [100.0, 40.0, 230.0, 200.0]])
+    labels, sides = teach(found.cells, boxes, torch.tensor([1, 0]))
+    assert {number for number in labels.tolist() if number >= 0} == {0, 1}
+    classes = torch.full_like(found.classes, -20.0)
+    classes[0, labels >= 0, labels[labels >= 0]] = 20.0
+    perfect = found._replace(classes=classes, sides=sides[None], centreness=torch.full_like(found.centreness, 20.0))
+    ((read, names, scores),) = detections(perfect, 256, 256)
+    assert {(int(name), *box.tolist()) for name, box in zip(names, read, strict=True)} == {
+        (1, 20.0, 30.0, 60.0, 90.0),
+        (0, 100.0, 40.0, 230.0, 200.0),
+    }
+    assert scores.min() > 0.99
+    target = {"boxes": boxes, "labels": torch.tensor([1, 0])}
+    assert loss(perfect, [target]) < loss(found, [target])
+    nothing = {"boxes": boxes[:0], "labels": torch.tensor([], dtype=torch.int64)}
+    assert torch.isfinite(loss(found, [nothing]))
+
+
+def test_the_answer_in_the_file_scores_full_marks(settings: Settings) -> None:
+    photographs = held_out(settings, LIGHT)
+
+    def known(item: dict[str, object]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        (each,) = item["annotations"]  # type: ignore[misc]
+        left, top = each["left_px"] / 2, each["top_px"] / 2
+        box = [[left, top, left + each["width_px"] / 2, top + each["height_px"] / 2]]
+        return torch.tensor(box), torch.tensor([0]), torch.tensor([0.9])
+
+    assert score(known, photographs, LABELS_OF) == Scores(pytest.approx(1), pytest.approx(1), {41: pytest.approx(1)})
+    none = torch.zeros(0, 4), torch.zeros(0).long(), torch.zeros(0)
+    assert score(lambda _: none, photographs, LABELS_OF).ap == 0.0
+    assert categories(settings.dataset) == {41: "cup"}
+
+
+def test_dark_and_bright_raw_look_alike() -> None:
+    raw = torch.rand(1, 4, 16, 16) * 0.5 + 0.1
+    gains, matrix = torch.tensor([[2.0, 1.0, 1.5]]), torch.eye(3)[None]
+    bright, dark = (visible(raw * factor, gains, matrix) for factor in (1.0, 2.0**-5))
+    assert torch.allclose(bright, dark, atol=1e-4)
+    padded = torch.cat([raw, torch.zeros_like(raw)], dim=-1)
+    assert torch.allclose(visible(padded, gains, matrix)[..., :16], bright, atol=1e-4)
