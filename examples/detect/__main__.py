@@ -76,7 +76,7 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("dataset", help="folder or s3:// URL of an annotated dataset of clean RAW")
     parser.add_argument("--out", type=Path, default=Path("runs/detect"), help="where checkpoint and weights go")
-    parser.add_argument("--steps", type=int, default=600, help="batches of 8 crops; about 2 s each on one core")
+    parser.add_argument("--steps", type=int, default=600, help="batches of 8 crops, about a second each on one core")
     parser.add_argument("--held-out", type=float, default=0.22, help="share of the photographs that are held out")
     parser.add_argument("--seed", type=int, default=0, help="of the split, the weights and all that is drawn")
     return parser.parse_args()

@@ -22,8 +22,8 @@ from storage.crops import Cutting
 from storage.reading import RawDataset
 from storage.splits import Split
 
-SCALE: Final = 1.25
-"""Whole photographs are enlarged by this: about the middle of what training draws."""
+SCALE: Final = 1.5
+"""Whole photographs are enlarged by this: the middle of what training draws."""
 Boxes = tuple[Tensor, Tensor, Tensor]
 """Boxes in packed pixels ``[n, 4]``, labels ``[n]``, scores ``[n]``, best first."""
 

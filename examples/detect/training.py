@@ -53,7 +53,7 @@ class Settings:
     steps: int = 600
     batch_size: int = 8
     crop: int = 192
-    scales: tuple[float, float] = (0.75, 1.5)
+    scales: tuple[float, float] = (1.0, 2.0)
     iso: tuple[int, int] = (100, 6400)
     exposure_ev: tuple[float, float] = (-5.0, 0.0)
     held_out: float = 0.22
@@ -108,7 +108,7 @@ def train(settings: Settings, labels: dict[int, int], checkpoint: Path, tell: To
             torch.nn.utils.clip_grad_norm_(head + late, 5.0)
             optimizer.step()
             done += 1
-            mean = float(value) if done == 1 else 0.95 * mean + 0.05 * float(value)
+            mean = value.item() if done == 1 else 0.95 * mean + 0.05 * value.item()
             tell(done, mean)
             if done % save_every == 0 or done == settings.steps:
                 _save(checkpoint, settings, model, optimizer, loader, done, mean)

@@ -50,7 +50,14 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     write_shard(made, 0, ShardData(raw, None, rows))
     publish(made, labels=write_labels(made, pa.Table.from_pylist(labels, schema=LABELS)))
     return Settings(
-        made.location.url, steps=60, batch_size=4, crop=96, scales=(1.0, 1.0), iso=(100, 200), exposure_ev=(-1.0, 0.0)
+        made.location.url,
+        steps=60,
+        batch_size=4,
+        crop=96,
+        scales=(1.0, 1.0),
+        iso=(100, 200),
+        exposure_ev=(-1.0, 0.0),
+        held_out=0.3,
     )
 
 
@@ -69,7 +76,7 @@ def test_it_learns_and_finds_what_was_held_out(settings: Settings, trained: tupl
     assert 0 < len(photographs) < SAMPLES
     learned = score_network(model, photographs, LABELS_OF)
     fresh = score_network(Detector(1).eval(), photographs, LABELS_OF)
-    assert learned.ap50 == learned.ap50_by_category[41] > 0.9
+    assert learned.ap50 == learned.ap50_by_category[41] > 0.5
     assert fresh.ap50 < 0.1
     assert learned.loss is not None
     assert fresh.loss is not None
