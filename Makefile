@@ -7,7 +7,7 @@ STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help serve demo test lint bench-ablation bench-dng bench-factory bench-fidelity bench-model bench-reader bench-scale bench-schedule chaos pictures clean
+.PHONY: help serve demo test lint bench-ablation bench-detect bench-dng bench-factory bench-fidelity bench-model bench-reader bench-scale bench-schedule chaos pictures clean
 
 help:  ## what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,6 +52,9 @@ bench-reader: $(STAMP) build/peers/.installed  ## crops per second beside litdat
 build/peers/.installed: benchmarks/peers.txt $(STAMP)
 	$(BIN)/python -m pip install --quiet --upgrade --no-deps --target build/peers -r benchmarks/peers.txt
 	@touch $@
+
+bench-detect: $(STAMP)  ## train a detector on packed RAW of annotated photographs, and score it in bright and low light
+	$(BIN)/python -m benchmarks.detection
 
 bench-dng: $(STAMP)  ## mean CIEDE2000 of DNG files in raw developers against their photographs
 	$(BIN)/python benchmarks/dng.py

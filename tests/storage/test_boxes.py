@@ -108,6 +108,26 @@ def test_a_shrunk_photograph_holds_the_box_where_half_of_the_ink_is(
         assert max(cut.box[2] / crop.valid_width, cut.box[3] / crop.valid_height) <= 1.0
 
 
+@settings(max_examples=30)
+@given(drawn(), st.sampled_from([2, 3, 4]))
+def test_a_shrunk_mask_holds_a_pixel_where_half_of_it_was_the_objects(
+    photograph: tuple[int, int, Box], factor: int
+) -> None:
+    height, width, box = photograph
+    rows, columns = height // factor, width // factor
+    whole = np.zeros((rows * factor, columns * factor), np.bool_)
+    left, top, right, bottom = map(int, box)
+    whole[top:bottom, left:right] = True
+    cut = Cut(0, 0, *whole.shape, rows, columns)
+    found = cut_annotation(Annotation("thing", 3, box, whole), *whole.shape, cut, 0.01)
+    share = whole.reshape(rows, factor, columns, factor).mean(axis=(1, 3))
+    expected = share >= 0.5
+    if not expected.any():
+        assert found is None
+    elif found is not None:  # or its box is less than a hundredth of what is left
+        assert np.array_equal(found.mask, expected)
+
+
 def test_an_orientation_and_back_is_the_same_box() -> None:
     box = (1.5, 2.0, 7.25, 30.0)
     back = {6: 8, 8: 6}

@@ -1,5 +1,6 @@
 """Boxes and masks of crops against rectangles drawn into RAW, which is cut and turned by what turns any RAW."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -72,9 +73,10 @@ def test_a_crop_holds_the_box_and_mask_that_are_seen_in_it(
     planes = painted(height, width, box, pattern)
     piece = planes[:, top : top + rows, left : left + columns]
     if keep_cfa:
-        picture = seen_in(orient_packed_keeping_cfa(piece, pattern, orientation), pattern)
+        packed, after = orient_packed_keeping_cfa(piece, pattern, orientation), pattern
     else:
-        picture = seen_in(orient_packed(piece, orientation), orient_pattern(pattern, orientation))
+        packed, after = orient_packed(piece, orientation), orient_pattern(pattern, orientation)
+    picture = seen_in(packed, after)
     whole = seen_in(planes, pattern)
     stored = annotation_as_row(Annotation("thing", 3, box, whole, annotation_id=5, visible_fraction=fraction))
     window = Window(
@@ -91,6 +93,9 @@ def test_a_crop_holds_the_box_and_mask_that_are_seen_in_it(
     assert np.array_equal(np.asarray(cut.mask), picture)
     assert cut.visible_fraction == pytest.approx(picture.sum() / in_photograph)
     assert (cut.category, cut.category_id, cut.annotation_id) == ("thing", 3, 5)
+    (target,) = detection_targets([found])
+    half = target["boxes"][0].tolist()  # covers every packed pixel that has any ink, and half a pixel at most beyond
+    assert (*map(math.floor, half[:2]), *map(math.ceil, half[2:])) == box_of((packed > INK // 2).any(axis=0))
 
 
 @pytest.fixture(scope="module")
