@@ -70,6 +70,24 @@ def test_every_figure_of_the_chaos_campaign_is_the_benchmarks() -> None:
         assert quoted == str(figures[key]["value"]), key
 
 
+def test_every_figure_of_the_detector_is_the_benchmarks() -> None:
+    figures = json.loads((ROOT / "benchmarks" / "results" / "detection.json").read_text())["figures"]
+    block = re.search(r"<!-- detection -->\n(.*?)<!-- /detection -->", README, re.DOTALL)
+    assert block, "the README has lost its table of the detector"
+    rows = re.findall(r"^\| `(\w+)` \| (\w+ light) \| (.*) \|$", block[1], re.MULTILINE)
+    assert {name for name, *_ in rows} == {"all_light", "bright_only", "untrained", "constant"}
+    for name, light, cells in rows:
+        quoted = dict(zip(("ap", "ap50", "ap50_person", "loss"), cells.split(" | "), strict=True))
+        for metric, text in quoted.items():
+            figure = figures.get(f"{name}/{light.replace(' ', '_')}/{metric}", {"value": None})["value"]
+            expected = "-" if figure is None else format(figure, ".2f" if metric == "loss" else ".3f")
+            assert text == expected, (name, light, metric)
+    counts = [figures[key]["value"] for key in ("photographs", "held_out_photographs", "held_out_objects")]
+    found = re.search(r"with (\d+) photographs of COCO and scores (\d+) others \((\d+) objects\)", block[1])
+    assert found
+    assert [int(number) for number in found.groups()] == counts
+
+
 def test_every_figure_of_the_two_nights_is_the_benchmarks() -> None:
     figures = json.loads((ROOT / "benchmarks" / "results" / "schedule.json").read_text())["figures"]
     block = re.search(r"<!-- schedule -->\n(.*?)<!-- /schedule -->", README, re.DOTALL)

@@ -165,7 +165,7 @@ def test_export(
     assert "00000000.png RGGB 3 [" in told
     assert told.count(".dng (") == 2
     assert names["normalised"].shape[0] == 4
-    assert names["boxes"]
+    assert names["boxes"] is not None
     assert np.load("pairs/one.npy").shape == (32, 48, 4)
     pair = Path("street-pairs/00000000.npy")
     with Image.open(pair.with_suffix(".png")) as picture:
