@@ -95,6 +95,9 @@ def test_plain_pytorch(
     assert {int(label) for target in names["targets"] for label in target["labels"]} == {3}
     assert names["boxes"].shape[1:] == (4,)
     assert "photographs/" in capsys.readouterr().out
+    names = run_python("annotations.md", street)
+    assert len(names["targets"]) == len(names["batch"]["annotations"])
+    assert capsys.readouterr().out.startswith("car ")
 
 
 CONTINUED = """
