@@ -1,0 +1,107 @@
+"""Train a small denoiser of packed RAW on a dataset, on disk or S3, with real RAW mixed in by any share.
+
+aura synthesize ~/photographs s3://raw/street --noise on_read --camera nikon-d850 --camera sony-ilce-7sm2
+python -m examples.denoise s3://raw/street --out runs/denoiser --real ~/my-raw-files --real-share 0.5
+"""
+
+from pathlib import Path
+from typing import Annotated, Final
+
+import numpy as np
+import typer
+
+from aura.errors import AuraError
+from examples.denoise.evaluation import evaluate
+from examples.denoise.real_raw import write_real_raw
+from examples.denoise.training import Schedule, load_denoiser, train
+from flows.console import progress_bars, refuse, say, say_table
+from flows.interruption import resumable
+from storage.crops import Cutting
+from storage.loading import RawLoader
+from storage.location import locate
+from storage.streaming import RawStream, Source
+
+command = typer.Typer(add_completion=False, pretty_exceptions_show_locals=False)
+_RECENT: Final = 100
+
+
+@command.command()
+def main(
+    dataset: Annotated[str, typer.Argument(help="Made with --noise on_read or none: a folder or s3:// prefix.")],
+    out: Annotated[Path, typer.Option(help="Folder for checkpoint and weights.")] = Path("runs/denoiser"),
+    real: Annotated[
+        str | None, typer.Option(help="Real RAW to mix in: a folder of RAW files, or a dataset that was made of one.")
+    ] = None,
+    real_share: Annotated[float, typer.Option(min=0.01, max=0.99, help="Share of the crops that are real.")] = 0.5,
+    validation: Annotated[
+        str | None, typer.Option(help="Real RAW to judge by at the end, likewise; never the files trained on.")
+    ] = None,
+    steps: Annotated[int, typer.Option(min=1, help="Batches to train on.")] = 2000,
+    batch: Annotated[int, typer.Option(min=1, help="Crops in a batch.")] = 16,
+    crop: Annotated[int, typer.Option(min=16, help="Side of the crops in packed pixels.")] = 64,
+    iso: Annotated[tuple[int, int], typer.Option(help="Range that the noise is drawn from, evenly in stops.")] = (
+        400,
+        6400,
+    ),
+    exposure_ev: Annotated[tuple[float, float], typer.Option(help="Range of exposures, in stops.")] = (-3.0, 0.0),
+    width: Annotated[int, typer.Option(min=4, help="Channels of the network at full size.")] = 16,
+    learning_rate: Annotated[float, typer.Option(help="At its peak.")] = 2e-3,
+    canvas: Annotated[int, typer.Option(help="Side of the tiles that RAW files are cut into.")] = 512,
+    seed: Annotated[int, typer.Option(min=0, help="Order, crops, noise and first weights follow from it.")] = 0,
+    workers: Annotated[int, typer.Option(min=0, help="Processes that read.")] = 2,
+) -> None:
+    """Train a denoiser; run the same command again and it goes on exactly where it was stopped."""
+    sources = [Source(dataset)]
+    if real is not None:
+        sources = [Source(dataset, 1 - real_share), Source(_as_dataset(real, out / "real", canvas), real_share)]
+    # a denoiser of any camera's RAW sees all four CFA patterns, so turns may rename them
+    cutting = Cutting(crop=crop, augment="rename_cfa", iso=iso, exposure_ev=exposure_ev, clean=True)
+    stream = RawStream(sources, batch_size=batch, cutting=cutting, crops_per_sample=4, seed=seed)
+    schedule = Schedule(steps=steps, learning_rate=learning_rate, width=width, seed=seed)
+    losses: list[float] = []
+    with resumable(), progress_bars() as report:
+
+        def tell(done: int, loss: float) -> None:
+            losses.append(loss)
+            report("Training", done, steps)
+
+        weights = train(RawLoader(stream, num_workers=workers), out, schedule, tell)
+    if losses:
+        say(f"Mean L1 of the last {len(losses[-_RECENT:])} steps: {np.mean(losses[-_RECENT:]):.5f}.")
+    say(f"Weights: {weights}")
+    if validation is not None:
+        _judge(weights, _as_dataset(validation, out / "validation", canvas), iso[1])
+    else:
+        say("Next: give --validation with real RAW files that were not trained on, to see what it gains.")
+
+
+def _as_dataset(place: str, target: Path, canvas: int) -> str:
+    """Take a dataset as it is; write a folder of RAW files as one."""
+    if locate(place).join("zarr.json").exists():
+        return place
+    with progress_bars() as report:
+        write_real_raw(
+            Path(place),
+            str(target),
+            canvas=canvas,
+            on_file=lambda done, total: report("Reading RAW files", done, total),
+        )
+    return str(target)
+
+
+def _judge(weights: Path, url: str, highest_iso: int) -> None:
+    network = load_denoiser(weights)
+    rows = []
+    for iso in (highest_iso // 8, highest_iso // 2, highest_iso):
+        scores = evaluate(network, url, iso)
+        noisy, denoised = (np.mean([getattr(each, name) for each in scores]) for name in ("noisy_psnr_db", "psnr_db"))
+        rows.append([str(iso), f"{noisy:.2f}", f"{denoised:.2f}"])
+    say_table("PSNR, dB", ["ISO", "noisy", "denoised"], rows)
+
+
+if __name__ == "__main__":
+    try:
+        command()
+    except AuraError as error:
+        refuse(str(error))
+        raise SystemExit(2) from error
