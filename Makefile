@@ -7,7 +7,7 @@ STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help serve demo test lint bench-ablation bench-detect bench-dng bench-factory bench-fidelity bench-model bench-reader bench-scale bench-schedule chaos pictures clean
+.PHONY: help serve demo test lint bench-ablation bench-detect bench-dng bench-downstream bench-factory bench-fidelity bench-model bench-reader bench-scale bench-schedule chaos pictures clean
 
 help:  ## what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -58,6 +58,9 @@ bench-detect: $(STAMP)  ## train a detector on packed RAW of annotated photograp
 
 bench-dng: $(STAMP)  ## mean CIEDE2000 of DNG files in raw developers against their photographs
 	$(BIN)/python benchmarks/dng.py
+
+bench-downstream: $(STAMP)  ## train one denoiser on each kind of RAW, judge all on real RAW files
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.downstream
 
 bench-model: $(STAMP)  ## speed, precision and memory of the network, beside the published one
 	$(BIN)/python benchmarks/model.py
