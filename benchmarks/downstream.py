@@ -228,8 +228,9 @@ def as_figures(runs: dict[str, list[dict[str, Any]]]) -> dict[str, dict[str, Any
             differences = [by_files(a["scores"][condition]) - by_files(b["scores"][condition]) for a, b in pairs]
             figures[f"{key}/{condition}"] = _figure(differences)
     first = runs["factory"][0]["scores"]
-    for condition in CONDITIONS:
-        figures[f"noisy/{condition}"] = _figure([by_files(first[condition], "noisy_psnr_db")])
+    noisy = {condition: by_files(first[condition], "noisy_psnr_db") for condition in CONDITIONS}
+    for condition, value in (noisy | {"all": float(np.mean(list(noisy.values())))}).items():
+        figures[f"noisy/{condition}"] = _figure([value])
     for arm, seeds in runs.items():
         figures[f"{arm}/all"] = _figure([overall(run) for run in seeds])
         for condition in CONDITIONS:

@@ -70,7 +70,7 @@ def main(
         say(f"Mean L1 of the last {len(losses[-_RECENT:])} steps: {np.mean(losses[-_RECENT:]):.5f}.")
     say(f"Weights: {weights}")
     if validation is not None:
-        _judge(weights, _as_dataset(validation, out / "validation", canvas), iso[1])
+        _judge(weights, _as_dataset(validation, out / "validation", canvas), iso)
     else:
         say("Next: give --validation with real RAW files that were not trained on, to see what it gains.")
 
@@ -89,10 +89,11 @@ def _as_dataset(place: str, target: Path, canvas: int) -> str:
     return str(target)
 
 
-def _judge(weights: Path, url: str, highest_iso: int) -> None:
+def _judge(weights: Path, url: str, trained_iso: tuple[int, int]) -> None:
     network = load_denoiser(weights)
     rows = []
-    for iso in (highest_iso // 8, highest_iso // 2, highest_iso):
+    low, high = trained_iso
+    for iso in (low, round((low * high) ** 0.5), high):
         scores = evaluate(network, url, iso)
         noisy, denoised = (np.mean([getattr(each, name) for each in scores]) for name in ("noisy_psnr_db", "psnr_db"))
         rows.append([str(iso), f"{noisy:.2f}", f"{denoised:.2f}"])

@@ -129,9 +129,14 @@ def test_real_raw_is_the_light_of_its_file_in_another_cameras_numbers(raw_files:
         assert (sample["cfa_pattern"], sample["noise_model"]) == ("GRBG", "none")
 
 
-def test_an_untrained_network_changes_nothing_whatever_the_size() -> None:
-    noisy = torch.rand(1, 4, 9, 14)
-    assert torch.equal(Denoiser(4)(noisy, torch.full_like(noisy, 0.1)), noisy)
+@pytest.mark.parametrize(("height", "width"), [(8, 12), (9, 14)])
+def test_a_dark_image_is_a_noisier_one_and_nothing_else_whatever_the_size(height: int, width: int) -> None:
+    torch.manual_seed(0)
+    network, noisy = Denoiser(4), torch.rand(2, 4, height, width)
+    sigma = 0.1 + 0.1 * torch.rand_like(noisy)
+    denoised = network(noisy, sigma)
+    assert denoised.shape == noisy.shape
+    torch.testing.assert_close(network(noisy / 64, sigma / 64), denoised / 64)
 
 
 def test_the_noise_told_is_the_noise_added(raw_files: Path, tmp_path: Path) -> None:
