@@ -67,7 +67,7 @@ def main(
 
         weights = train(RawLoader(stream, num_workers=workers), out, schedule, tell)
     if losses:
-        say(f"Mean L1 of the last {len(losses[-_RECENT:])} steps: {np.mean(losses[-_RECENT:]):.5f}.")
+        say(f"Error over the last {len(losses[-_RECENT:])} steps: {np.mean(losses[-_RECENT:]):.3f} of the noise.")
     say(f"Weights: {weights}")
     if validation is not None:
         _judge(weights, _as_dataset(validation, out / "validation", canvas), iso)

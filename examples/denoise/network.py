@@ -65,7 +65,8 @@ class Denoiser(nn.Module):
         half = self.back_second(torch.cat([half, self.widen_second(quarter)], dim=1))
         full = self.back_first(torch.cat([full, self.widen_first(half)], dim=1))
         keep, noise = self.answer(full)[..., :height, :width].chunk(2, dim=1)
-        return light + keep.sigmoid() * detail - sigma * noise
+        denoised: Tensor = light + keep.sigmoid() * detail - sigma * noise
+        return denoised
 
 
 def noise_sigma(raw: Tensor, facts: Mapping[str, Any]) -> Tensor:

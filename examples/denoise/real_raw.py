@@ -104,7 +104,8 @@ def _tiles(folder: Path, recipe: Recipe, on_file: Callable[[int, int], None] | N
         frame = read_raw(file.path, file.description)
         light = frame.packed().numpy()
         sha256 = hashlib.sha256(file.path.read_bytes()).hexdigest()
-        for crop in crops_of(*frame.mosaic.shape, recipe.canvas):
+        height, width = frame.mosaic.shape
+        for crop in crops_of(height, width, recipe.canvas):
             top, left, side = crop.top // 2, crop.left // 2, crop.height // 2
             yield _Tile(frame, sha256, crop, light[:, top : top + side, left : left + side].copy())
         if on_file is not None:
