@@ -45,7 +45,7 @@ from storage.streaming import RawStream, Source
 from storage.versions import list_versions, publish
 
 ROOT: Final = Path(__file__).resolve().parents[1]
-SCHEDULE: Final = Schedule(steps=700, learning_rate=3e-3, width=16, checkpoint_every=200)
+SCHEDULE: Final = Schedule(steps=500, learning_rate=3e-3, width=16, checkpoint_every=200)
 BATCH: Final = 8
 CROP: Final = 64
 CROPS_PER_SAMPLE: Final = 4
@@ -267,7 +267,7 @@ def _table(figures: dict[str, dict[str, Any]]) -> Table:
 def _protocol_digest() -> str:
     """Tell trainings of this protocol from those of another, which are not taken up."""
     said = [
-        "error in units of the noise",
+        "leaky, error in units of the noise",
         asdict(SCHEDULE),
         BATCH,
         CROP,

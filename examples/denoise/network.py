@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 _SIDES = 4
 """Two poolings: sides are filled up to multiples of this."""
+_LEAK = 0.1
+"""Slope below 0: units that are 0 for ever would leave the answer to its bias, and some trainings ended so."""
 _SMOOTHING = 5
 """Side of the window whose mean stands for the light around a noisy pixel."""
 
@@ -40,7 +42,7 @@ class Denoiser(nn.Module):
         self.answer = nn.Conv2d(width, 8, 1)
         for layer in self.modules():
             if isinstance(layer, nn.Conv2d):
-                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+                nn.init.kaiming_normal_(layer.weight, _LEAK)
         nn.init.zeros_(self.answer.weight)
 
     def forward(self, noisy: Tensor, sigma: Tensor) -> Tensor:
@@ -103,7 +105,7 @@ def _neighbourhood(raw: Tensor) -> Tensor:
 def _convolutions(channels_in: int, channels: int) -> nn.Sequential:
     return nn.Sequential(
         nn.Conv2d(channels_in, channels, 3, padding=1, padding_mode="replicate"),
-        nn.ReLU(),
+        nn.LeakyReLU(_LEAK),
         nn.Conv2d(channels, channels, 3, padding=1, padding_mode="replicate"),
-        nn.ReLU(),
+        nn.LeakyReLU(_LEAK),
     )
