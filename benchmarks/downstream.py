@@ -267,7 +267,7 @@ def _table(figures: dict[str, dict[str, Any]]) -> Table:
 def _protocol_digest() -> str:
     """Tell trainings of this protocol from those of another, which are not taken up."""
     said = [
-        "leaky, error in units of the noise",
+        "leaky, error in units of the noise",  # what examples/denoise does: say it otherwise when it does otherwise
         asdict(SCHEDULE),
         BATCH,
         CROP,
@@ -287,9 +287,9 @@ def _protocol(seeds: int, patches: Sequence[int]) -> str:
         f"{CROP}x{CROP} packed pixels, L1 loss in units of each crop's noise, {seeds} seeds, the same for each set. "
         "Sets: the photographs of AURA_DATA/srgb/kodak and photos, shrunk to fit 512x512, by the tasks of `aura "
         "synthesize --noise on_read` with the method linearise (linear_white), upi or aura (factory), for the five "
-        "cameras that ELD calibrated, "
-        "the same camera for the same photograph; the 20 files of AURA_DATA/raw/train (real); half factory, half real "
-        "(mixed). The released AURA weights, which made factory, were trained on light of the same photographs and of "
+        "cameras that ELD calibrated, the same camera for the same photograph; the 20 files of AURA_DATA/raw/train "
+        "(real), their light in those cameras' numbers; crops drawn evenly from factory and real (mixed). "
+        "The released AURA weights, which made factory, were trained on light of the same photographs and of "
         f"raw/train, too. Each crop has a fresh ISO from {TRAINING_ISO[0]} to {TRAINING_ISO[1]}, an exposure from "
         f"{low:g} to {high:g} stops, and its camera's calibrated noise; linear_white has white Gaussian noise of the "
         f"crop's mean variance instead. Judged on {len(patches)} patches of {PATCH}x{PATCH} packed pixels of the 7 "
@@ -298,7 +298,10 @@ def _protocol(seeds: int, patches: Sequence[int]) -> str:
         "back; every network is told the calibrated noise level of each pixel and sees the same noise. PSNR with "
         "saturation as the peak, mean of each file's mean; `all` is the mean of the four conditions; spread is the "
         "standard deviation over the seeds, of differences seed by seed. dark_noise_left is measured on the real dark "
-        "frame of AURA_DATA/raw/dark, hot pixels aside: the only real noise here whose clean reference is known."
+        "frame of AURA_DATA/raw/dark, hot pixels aside: the only real noise here whose clean reference is known. "
+        "Two earlier trials, stopped when trainings on several sets were found to have ended with dead units (an "
+        "answer that was a constant), are not counted; the network has leaky units since, and nothing was chosen by "
+        "how the sets compared."
     )
 
 
