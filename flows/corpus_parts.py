@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any, Final, cast
 
-from prefect import State, Task, task
+from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.context import FlowRunContext
 from prefect.futures import PrefectFuture
@@ -13,9 +13,9 @@ from prefect.task_runners import TaskRunner
 from prefect.tasks import exponential_backoff
 from prefect_dask.task_runners import DaskTaskRunner
 
-from aura.errors import StorageAccessError, StorageError
 from flows.credentials import use_configured_block
 from flows.interruption import held_back
+from flows.retrying import worth_retrying
 from flows.workforce import Workforce
 from storage.ingest import Part, PartReport, RunParts, read_part
 from storage.lease import LeaseToken
@@ -54,11 +54,6 @@ def on_workers(dataset_url: str, lease: LeaseToken) -> RunParts:
     return run
 
 
-def _worth_retrying(_task: Task[..., Any], _run: Any, state: State[Any]) -> bool:
-    """Tell whether trying again may help: what the storage refused, it may grant a moment later; wrong keys stay so."""
-    return isinstance(state.data, StorageError) and not isinstance(state.data, StorageAccessError)
-
-
 @task(
     name="read",
     task_run_name="read-{part.digest}",
@@ -67,7 +62,7 @@ def _worth_retrying(_task: Task[..., Any], _run: Any, state: State[Any]) -> bool
     retries=_RETRIES,
     retry_delay_seconds=exponential_backoff(_FIRST_RETRY_S),
     retry_jitter_factor=0.5,
-    retry_condition_fn=_worth_retrying,
+    retry_condition_fn=worth_retrying,
 )
 def read_corpus_part(dataset_url: str, part: Part, lease: LeaseToken) -> PartReport:
     """Read the photographs of a part on a worker: digests and headers, no pixels."""

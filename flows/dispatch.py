@@ -12,11 +12,11 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from queue import Empty, SimpleQueue
-from typing import Any, Final
+from typing import Final
 from uuid import UUID
 
 from distributed.scheduler import KilledWorker
-from prefect import State, Task, get_run_logger, task
+from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import get_client
 from prefect.futures import PrefectFuture
@@ -26,6 +26,7 @@ from prefect.tasks import exponential_backoff
 from aura.errors import AuraError, DatasetConflictError, StorageAccessError, StorageError
 from flows.credentials import use_configured_block
 from flows.interruption import held_back
+from flows.retrying import worth_retrying
 from flows.shard import ShardReport, synthesize_shard
 from flows.workforce import Workforce
 from storage.dataset import Dataset
@@ -105,11 +106,6 @@ def usual_deadline(times: Sequence[float]) -> float:
     return max(_EARLIEST_DEADLINE_S, _USUAL_TIMES * sorted(times)[len(times) // 2])
 
 
-def _worth_retrying(_task: Task[..., Any], _run: Any, state: State[Any]) -> bool:
-    """Tell whether the same worker shall try again: what the storage refused, it may grant a moment later."""
-    return isinstance(state.data, StorageError)
-
-
 @task(
     name="shard",
     task_run_name="shard-{shard:08d}",
@@ -118,7 +114,7 @@ def _worth_retrying(_task: Task[..., Any], _run: Any, state: State[Any]) -> bool
     retries=_RETRIES,
     retry_delay_seconds=exponential_backoff(_FIRST_RETRY_S),
     retry_jitter_factor=0.5,
-    retry_condition_fn=_worth_retrying,
+    retry_condition_fn=worth_retrying,
 )
 def make_shard(dataset_url: str, shard: int, weights: str | None, lease: LeaseToken | None = None) -> ShardReport:
     """Make and commit one shard on a worker."""
@@ -209,6 +205,8 @@ class _Dispatch:
             return self._failed(attempt, error, self._worker_of_failure(future, error))
         self._made += 1
         self._times.append(time.monotonic() - attempt.submitted)
+        if len(self._times) == 1 and not self._work.deadline_s:
+            self._hasten()
         for other in self._attempts_at(attempt.shard):
             self._give_up(other, "Another attempt has committed the shard")
         return report
@@ -270,6 +268,13 @@ class _Dispatch:
         """Look at an attempt again when it has taken twice as long."""
         now = time.monotonic()
         self._running[attempt.future.task_run_id] = replace(attempt, late_at=2 * now - attempt.submitted)
+
+    def _hasten(self) -> None:
+        """Now that a shard has told what is usual, grant those that were submitted before no more than that."""
+        now, usual = time.monotonic(), usual_deadline(self._times)
+        for key, each in self._running.items():
+            count = self._troubles.get(each.shard, _Trouble()).count
+            self._running[key] = replace(each, late_at=min(each.late_at, now + usual * 2**count))
 
     def _give_up(self, attempt: _Attempt, why: str) -> None:
         """Wait no more for an attempt, and say so of its task run, which cannot any more itself."""

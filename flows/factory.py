@@ -8,13 +8,13 @@ and publishes the next version. A lease on the dataset keeps a second run out.
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 import prefect.runtime
 import pyarrow as pa
 from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
-from pydantic import AfterValidator, Field
+from pydantic import Field
 
 from aura.errors import InvalidInputError
 from aura.sensor.profile import SensorProfile
@@ -38,6 +38,7 @@ from flows.quality import GateCheck, Missing, Quality, check_gates, figure, meas
 from flows.reading_code import reading_example
 from flows.report import report_path, write_report
 from flows.report_facts import rejects_of
+from flows.run_parameters import Place, run_name
 from flows.runner import build_runner, configured_cluster
 from flows.synthesis import Synthesis, synthesize
 from storage.annotating import annotate, are_kept, keep_annotations
@@ -58,7 +59,6 @@ from storage.growth import (
 from storage.index import has_index, index_batches, index_digest
 from storage.ingest import ingest
 from storage.lease import Lease, hold
-from storage.location import locate
 from storage.plan import PlanSummary, plan_shards, write_plan
 from storage.recipe import AnnotationSource, Gates, Recipe
 from storage.versions import Version, list_versions, publish, read_version
@@ -134,27 +134,16 @@ def _holds_all(dataset: Dataset, version: Version) -> bool:
     return version.listing == dataset.listings or gone_sources(as_published) == gone_sources(dataset)
 
 
-def _flow_run_name() -> str:
-    parameters = prefect.runtime.flow_run.parameters
-    recipe: Any = parameters["recipe"]
-    corpus = recipe.corpus if isinstance(recipe, Recipe) else recipe["corpus"]
-    return f"{locate(corpus).name} -> {locate(parameters['dataset']).name}"
-
-
-def _url(text: str) -> str:
-    return locate(text).url
-
-
 @flow(
     name="factory",
-    flow_run_name=_flow_run_name,
+    flow_run_name=lambda: run_name("{corpus} -> {dataset}"),
     task_runner=build_runner(configured_cluster()),
     persist_result=False,
     description="Make a RAW dataset of a corpus of photographs: ingest, plan, synthesize, evaluate, publish.",
 )
 def factory(
     recipe: Recipe,
-    dataset: Annotated[str, AfterValidator(_url)],
+    dataset: Place,
     in_flight: Annotated[int, Field(ge=1)] | None = None,
     wait: bool = False,
     retry_rejects: bool = False,

@@ -1,24 +1,21 @@
 """Ingest alone: the corpus is listed and every sample planned; a later synthesis has only to make them."""
 
 from dataclasses import dataclass
-from typing import Annotated, Any
 
-import prefect.runtime
 import pyarrow.compute as pc
 from prefect import flow, get_run_logger
 from prefect.artifacts import create_table_artifact
-from pydantic import AfterValidator
 
 from flows.artifacts import artifact_key
 from flows.checks import check
 from flows.credentials import use_configured_block
 from flows.factory import prepare
+from flows.run_parameters import Place, run_name
 from flows.runner import build_runner, configured_cluster
 from flows.step_progress import shown_in_the_ui
 from storage.dataset import Dataset
 from storage.growth import current_index
 from storage.lease import hold
-from storage.location import locate
 from storage.recipe import Recipe
 
 
@@ -43,25 +40,14 @@ class IngestResult:
     changes: str
 
 
-def _run_name() -> str:
-    parameters: dict[str, Any] = prefect.runtime.flow_run.parameters
-    recipe = parameters["recipe"]
-    corpus = recipe.corpus if isinstance(recipe, Recipe) else recipe["corpus"]
-    return f"ingest {locate(corpus).name} for {locate(parameters['dataset']).name}"
-
-
-def _url(text: str) -> str:
-    return locate(text).url
-
-
 @flow(
     name="ingest",
-    flow_run_name=_run_name,
+    flow_run_name=lambda: run_name("ingest {corpus} for {dataset}"),
     task_runner=build_runner(configured_cluster()),
     persist_result=False,
     description="List a corpus, look at every file of it, and plan the samples of a dataset, without making any.",
 )
-def ingest(recipe: Recipe, dataset: Annotated[str, AfterValidator(_url)], wait: bool = False) -> IngestResult:
+def ingest(recipe: Recipe, dataset: Place, wait: bool = False) -> IngestResult:
     """List a corpus and plan a dataset, or what is new in the corpus of one that is finished.
 
     Args:

@@ -16,7 +16,7 @@ from prefect.futures import PrefectFuture
 from prefect.states import Failed
 from prefect_dask.task_runners import DaskTaskRunner
 
-from aura.errors import DatasetConflictError, GateError, IntegrityError, StorageError
+from aura.errors import DatasetConflictError, GateError, IntegrityError, StorageAccessError, StorageError
 from flows.dispatch import make_shard, usual_deadline
 from flows.factory import FactoryResult, factory
 from flows.ingest import ingest
@@ -49,6 +49,7 @@ def test_a_shard_is_late_by_what_shards_usually_take() -> None:
     ("failure", "again"),
     [
         (StorageError("no room left"), True),
+        (StorageAccessError("wrong keys"), False),
         (MemoryError(), False),
         (IntegrityError("other weights"), False),
         (DatasetConflictError("another recipe"), False),
