@@ -7,7 +7,7 @@ STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help serve demo test lint bench-ablation bench-detect bench-dng bench-downstream bench-factory bench-fidelity bench-model bench-reader bench-scale bench-schedule chaos pictures clean
+.PHONY: help serve demo test lint bench-ablation bench-detect bench-dng bench-downstream bench-factory bench-fidelity bench-model bench-reader bench-scale bench-scale-model bench-schedule chaos pictures clean
 
 help:  ## what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,6 +36,9 @@ bench-ablation: $(STAMP)  ## train AURA without each of its parts, and the publi
 
 bench-scale: $(STAMP)  ## memory for a million photographs, memory and scheduling cost over twenty thousand shards
 	$(BIN)/python -m benchmarks.plan_scale
+
+bench-scale-model: $(STAMP)  ## cost against workers: a closed form beside the dispatcher in virtual time, a billion images
+	$(BIN)/python -m benchmarks.scale_model
 
 chaos: $(STAMP)  ## kill what makes a dataset at random moments, and compare; writes benchmarks/results/chaos.json
 	$(BIN)/python -m benchmarks.chaos

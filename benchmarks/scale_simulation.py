@@ -81,7 +81,7 @@ def simulate(machine: Machine, workers: int, shards: int, seed: int = 0) -> Simu
             patches.enter_context(mock.patch.object(dispatch, name, stand_in))
         outcomes = dispatch._Dispatch(work, cluster, deque(range(shards))).outcomes()  # type: ignore[arg-type]  # noqa: SLF001
         ends += [cluster.now for outcome in outcomes if isinstance(outcome, ShardReport)]
-    margin = min(max(len(ends) // 20, 2 * workers), len(ends) // 3)
+    margin = min(max(len(ends) // 20, 2 * workers), 2 * len(ends) // 5)
     first, last = margin, len(ends) - 1 - margin
     rate = (last - first) / (ends[last] - ends[first])
     return Simulated(rate, ends[-1], len(ends), cluster.hung, cluster.lost)

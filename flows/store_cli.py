@@ -257,25 +257,35 @@ def gc(
     Example: aura gc s3://bucket/street --delete
     """
     from storage.lease import hold, live_holder
+    from storage.unfinished_uploads import abort_upload, unfinished_uploads
     from storage.verification import find_garbage, remove_garbage, survey
 
     seen = survey(dataset)
-    names = find_garbage(seen)
-    if names and delete:
+    root = seen.dataset.location
+    names, uploads = find_garbage(seen), unfinished_uploads(root)
+    if (names or uploads) and delete:
         with hold(dataset) as lease:
             seen = survey(dataset)  # what a run that has ended meanwhile made of it
-            names = find_garbage(seen)
+            names, uploads = find_garbage(seen), unfinished_uploads(root)
             remove_garbage(dataset, names, lease.require)
+            for upload in uploads:
+                lease.require()
+                abort_upload(root, upload)
     if not delete and (holder := live_holder(dataset)):
         say(f"A run is writing it now ({holder.words()}); what that has not finished yet is listed too.")
     for name in names:
         say(f"- {name}  {seen.sizes[name]:,} bytes")
-    if not names:
+    for upload in uploads:
+        say(f"- {upload.name}  an upload that was not ended")
+    if not names and not uploads:
         say("Nothing is there that is not needed.")
         return
     size = sum(seen.sizes[name] for name in names)
     done = "Removed" if delete else "Not needed any more, and still there:"
-    say(f"{done} {len(names)} objects, {size / 1e6:,.1f} MB." + ("" if delete else " Remove them with --delete."))
+    say(
+        f"{done} {len(names) + len(uploads)} objects, {size / 1e6:,.1f} MB."
+        + ("" if delete else " Remove them with --delete.")
+    )
 
 
 def _mend(dataset: str, seen: "Verification", weights: Path | None) -> None:

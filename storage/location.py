@@ -185,13 +185,7 @@ class Location:
             StorageAccessError: the credentials were refused.
             StorageError: the storage refused otherwise.
         """
-        try:
-            with refusals(self.url, "list"):
-                found = self._file_system().ls(self._path(), detail=False)
-        except MissingFileError:
-            return []
-        names = {path.rstrip("/").rsplit("/", 1)[-1] for path in found if path.rstrip("/") != self._path()}
-        return sorted(name for name in names if not name.startswith("."))
+        return [name for name, _ in self._listing()]
 
     def dated(self) -> list[Dated]:
         """List the objects directly below with their times, sorted by name; empty if there is nothing.
@@ -200,14 +194,8 @@ class Location:
             StorageAccessError: the credentials were refused.
             StorageError: the storage refused otherwise.
         """
-        try:
-            with refusals(self.url, "list"):
-                found = self._file_system().ls(self._path(), detail=True)
-        except MissingFileError:
-            return []
-        files = (info for info in found if info["type"] == "file")
-        dated = (Dated(info["name"].rsplit("/", 1)[-1], int(info["size"]), _modified(info)) for info in files)
-        return sorted((each for each in dated if not each.name.startswith(".")), key=lambda each: each.name)
+        files = ((name, info) for name, info in self._listing() if info["type"] == "file")
+        return [Dated(name, int(info["size"]), _modified(info)) for name, info in files]
 
     def walk(self) -> Iterator[Entry]:
         """Yield every object below, sorted by URI; hidden files, folders and links to folders are left out.
@@ -261,6 +249,17 @@ class Location:
             if not isinstance(system, AsyncFileSystem):
                 system = AsyncFileSystemWrapper(self._file_system(), asynchronous=True)
         return FsspecStore(system, path=self._path(), read_only=True)
+
+    def _listing(self) -> list[tuple[str, dict[str, Any]]]:
+        """What the file system says of each thing directly below, by name; nothing of what is hidden."""
+        try:
+            with refusals(self.url, "list"):
+                found = self._file_system().ls(self._path(), detail=True)
+        except MissingFileError:
+            return []
+        below = {info["name"].rstrip("/"): info for info in found}
+        named = ((path.rsplit("/", 1)[-1], info) for path, info in below.items() if path != self._path())
+        return sorted((each for each in named if not each[0].startswith(".")), key=lambda each: each[0])
 
     def _stream_remote(self) -> Iterator[Entry]:
         path = self._path()

@@ -247,8 +247,8 @@ def _open_pillow(data: bytes, container: str, limits: Limits) -> _Opened:
 
 
 def _formats(container: str) -> tuple[str, ...]:
-    # a JPEG may hold several pictures, and both kinds of HEIF share their brands
-    return {"JPEG": ("JPEG", "MPO"), "AVIF": ("AVIF", "HEIF"), "HEIF": ("HEIF", "AVIF")}.get(container, (container,))
+    # both kinds of HEIF share their brands
+    return {"AVIF": ("AVIF", "HEIF"), "HEIF": ("HEIF", "AVIF")}.get(container, (container,))
 
 
 def _colours(image: Image.Image, data: bytes, container: str, cicp: ColourCode | None) -> Colours:

@@ -371,3 +371,8 @@ def test_no_damage_escapes_as_another_error(kind: str, edits: list[tuple[float, 
         photograph = None
     if photograph is not None:
         assert photograph.image.shape[2] == 3
+
+
+def test_a_jpeg_that_ends_within_its_header_is_refused_in_words() -> None:
+    with pytest.raises(RejectedImageError, match=r"begins like JPEG, but its header cannot be read"):
+        decode(b"\xff\xd8\xff\xe0", Limits())
