@@ -60,7 +60,7 @@ def test_shards_that_hang_and_workers_that_die_cost_what_the_closed_form_says_an
 
 
 def test_a_shard_that_hangs_before_any_is_done_is_late_as_soon_as_others_tell_what_is_usual() -> None:
-    found = simulate(Machine(5.0, hang_probability=0.05), 20, 60)
+    found = simulate(Machine(5.0, jitter=0.2, hang_probability=0.05), 20, 100)
     assert found.hung > 0
     assert found.makespan_s < 1000  # and not the hour that is granted while nothing is known
 
