@@ -30,6 +30,7 @@ def main() -> None:
     options = _options()
     settings = Settings(options.dataset, steps=options.steps, held_out=options.held_out, seed=options.seed)
     checkpoint = options.out / "detector.safetensors"
+    tests = [(light, held_out(settings, light)) for light in LIGHTS]  # first, so that nothing is trained in vain
     names = categories(settings.dataset)
     labels = {number: label for label, number in enumerate(names)}
     bars = (
@@ -48,8 +49,8 @@ def main() -> None:
             lambda done, loss: progress.update(bar, completed=done, description=f"training, loss {loss:.3f}"),
         )
     table = Table("held-out photographs in", "AP", "AP50", "best categories, AP50", "loss")
-    for light in LIGHTS:
-        scores = score_network(model, held_out(settings, light), labels)
+    for light, photographs in tests:
+        scores = score_network(model, photographs, labels)
         table.add_row(
             light.name, f"{scores.ap:.3f}", f"{scores.ap50:.3f}", _best(scores, names), f"{scores.loss or 0:.2f}"
         )

@@ -15,6 +15,7 @@ from pycocotools.cocoeval import COCOeval
 from torch import Tensor
 from torch.utils.data import default_collate
 
+from aura.errors import InvalidInputError
 from examples.detect.detector import Detector
 from examples.detect.fcos import detections, loss
 from examples.detect.training import Settings, prepare
@@ -58,13 +59,23 @@ class Scores:
 
 
 def held_out(settings: Settings, light: Light) -> RawDataset:
-    """Open the photographs that a training run leaves out, whole, as they look in some light."""
-    return RawDataset(
+    """Open the photographs that a training run leaves out, whole, as they look in some light.
+
+    Raises:
+        InvalidInputError: there are none.
+        StorageError: the storage refused.
+    """
+    photographs = RawDataset(
         settings.dataset,
         cutting=Cutting(iso=light.iso, exposure_ev=light.exposure_ev, annotations=True),
         split=Split("held_out", settings.held_out, settings.seed),
         seed=settings.seed,
     )
+    if not len(photographs):
+        raise InvalidInputError(
+            f"No photograph of {settings.dataset} is held out at a share of {settings.held_out}; hold out more."
+        )
+    return photographs
 
 
 def score_network(model: Detector, photographs: RawDataset, labels: dict[int, int]) -> Scores:

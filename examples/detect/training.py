@@ -16,6 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from aura.errors import InvalidInputError
 from examples.detect.detector import Detector, visible
 from examples.detect.fcos import loss
 from storage.crops import Cutting
@@ -70,6 +71,10 @@ def train(settings: Settings, labels: dict[int, int], checkpoint: Path, tell: To
         checkpoint: safetensors file, written every ``save_every`` steps and at the end.
         tell: is called after each step.
         save_every: steps from one checkpoint to the next.
+
+    Raises:
+        InvalidInputError: the dataset has no annotations, noise in its RAW, or too few samples for one batch.
+        StorageError: the storage refused.
     """
     cutting = Cutting(
         crop=settings.crop,
@@ -89,6 +94,11 @@ def train(settings: Settings, labels: dict[int, int], checkpoint: Path, tell: To
         split=split,
         seed=settings.seed,
     )
+    if not len(stream):
+        raise InvalidInputError(
+            f"{settings.dataset} has {len(stream.columns)} samples to train on, which give no batch of "
+            f"{settings.batch_size} crops. Make a larger one, or hold fewer photographs out."
+        )
     loader = RawLoader(stream, num_workers=0)
     torch.manual_seed(settings.seed)
     model = Detector(len(labels)).train()

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pytest
 import torch
 
+from aura.errors import InvalidInputError
 from aura.sensor.catalog import load_profile
 from examples.detect.__main__ import categories
 from examples.detect.detector import Detector, visible
@@ -106,6 +107,13 @@ def test_a_run_that_was_stopped_becomes_the_same_network(settings: Settings, tmp
         assert torch.equal(value, resumed.state_dict()[name]), name
     with pytest.raises(SystemExit, match="other settings"):
         train(replace(short, seed=1), LABELS_OF, place, lambda *_: None)
+
+
+def test_too_few_photographs_are_told(settings: Settings, tmp_path: Path) -> None:
+    with pytest.raises(InvalidInputError, match="give no batch of 4096 crops"):
+        train(replace(settings, batch_size=4096), LABELS_OF, tmp_path / "none.safetensors", lambda *_: None)
+    with pytest.raises(InvalidInputError, match="hold out more"):
+        held_out(replace(settings, held_out=1e-9), LIGHT)
 
 
 def test_what_is_taught_is_what_is_read_back() -> None:
