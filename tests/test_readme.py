@@ -99,6 +99,23 @@ def test_every_figure_of_the_two_nights_is_the_benchmarks() -> None:
     assert f"rewrote: {figures['shards_rewritten_by_second']['value']}." in block[1]
 
 
+def test_every_figure_of_the_trained_denoisers_is_the_benchmarks() -> None:
+    figures = json.loads((ROOT / "benchmarks" / "results" / "downstream.json").read_text())["figures"]
+    block = re.search(r"<!-- downstream -->\n(.*?)<!-- /downstream -->", README, re.DOTALL)
+    assert block, "the README has lost its table of trained denoisers"
+    rows = re.findall(r"^\| .* \| `(\w+)` \| ((?:[\d.]+ \| ){4}[\d.]+) \|$", block[1], re.MULTILINE)
+    assert {arm for arm, _ in rows} == {"noisy", "linear_white", "upi", "factory", "real", "mixed"}
+    for arm, cells in rows:
+        for condition, quoted in zip(
+            ("iso800", "iso3200", "iso6400", "iso6400_ev-3", "all"), cells.split(" | "), strict=True
+        ):
+            assert quoted == f"{figures[f'{arm}/{condition}']['value']:.2f}", (arm, condition)
+    differences = re.findall(r"^\| .* \| `(\w+_db)` \| (-?[\d.]+) \| ([\d.]+) \|", block[1], re.MULTILINE)
+    assert {key for key, *_ in differences} >= {"factory_minus_upi_db", "factory_minus_real_db", "mixed_minus_real_db"}
+    for key, value, spread in differences:  # a difference and how far it varies from seed to seed
+        assert [value, spread] == [f"{figures[key][part]:.2f}" for part in ("value", "spread")], key
+
+
 def test_every_file_it_links_to_is_there() -> None:
     links = [link for link in re.findall(r"\]\(([^)#]+)\)", README) if "://" not in link]
     assert links
