@@ -116,6 +116,23 @@ def test_every_figure_of_the_trained_denoisers_is_the_benchmarks() -> None:
         assert [value, spread] == [f"{figures[key][part]:.2f}" for part in ("value", "spread")], key
 
 
+@pytest.mark.parametrize(
+    ("name", "least"),
+    [
+        ("factory", {"ratio_to_network_alone", "megapixels_per_second", "ratio_to_plain_loop", "bytes_per_pixel"}),
+        ("model", {"speed_ratio_to_published_f32", "megapixels_per_second", "peak_memory_24mp"}),
+    ],
+)
+def test_every_figure_of_the_speed_is_the_benchmarks(name: str, least: set[str]) -> None:
+    figures = json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text())["figures"]
+    block = re.search(rf"<!-- {name} -->\n(.*?)<!-- /{name} -->", README, re.DOTALL)
+    assert block, f"the README has lost its table of the {name}"
+    rows = re.findall(r"^\| .* \| `([^`]+)` \| ([\d.,]+) \|$", block[1], re.MULTILINE)
+    assert {key for key, _ in rows} >= least
+    for key, quoted in rows:
+        assert quoted == f"{figures[key]['value']:,.2f}", key
+
+
 def test_every_file_it_links_to_is_there() -> None:
     links = [link for link in re.findall(r"\]\(([^)#]+)\)", README) if "://" not in link]
     assert links
