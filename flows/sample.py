@@ -84,7 +84,8 @@ def cut(rows: list[PlanRow], photograph: Photograph) -> list[Cut]:
     Raises:
         RejectedImageError: the photograph is not the one that was planned for.
     """
-    pieces = [place(photograph, row) for row in rows]
+    # torch takes arrays that may be written only; Pillow's are views of its own memory
+    pieces = [np.require(place(photograph, row), requirements=["C", "W"]) for row in rows]
     windows = [
         Window(row["crop_top_px"], row["crop_left_px"], row["crop_height_px"], row["crop_width_px"]) for row in rows
     ]
