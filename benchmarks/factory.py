@@ -122,7 +122,7 @@ def _options() -> argparse.Namespace:
     data = Path(os.environ.get("AURA_DATA", ROOT.parent / "shared" / "data"))
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--corpus", type=Path, default=data / "srgb" / "photos", help="folder of JPEG files")
-    parser.add_argument("--photographs", type=int, default=61, help="how many of them, by name")
+    parser.add_argument("--photographs", type=int, default=16, help="how many of them, by name")
     parser.add_argument("--rounds", type=int, default=3, help="readings of each contender, in turns")
     parser.add_argument("--make", help=argparse.SUPPRESS)
     return parser.parse_args()
