@@ -268,7 +268,7 @@ def _published_rate(corpus: Corpus) -> float:
         for number, uri in enumerate(corpus.uris[:PUBLISHED_PHOTOGRAPHS]):
             image = decode(locate(uri).read(), LIMITS).image
             image = image[: image.shape[0] // 4 * 4, : image.shape[1] // 4 * 4]
-            batch = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].float() / 255.0
+            batch = torch.from_numpy(image.copy()).permute(2, 0, 1)[None].float() / 255.0
             planes = network(batch)[0].clamp(0.0, 1.0)
             target = corpus.dataset.location.join("elsewhere", f"published-{number}.npy")
             _write_npy(target, (planes * 16383.0).round().numpy().astype(np.uint16))

@@ -39,7 +39,7 @@ ALLOCATOR: Final = {
 }
 THREADS: Final = 2
 SIDE: Final = 512  # bfloat16 without hardware for it is so slow that a larger photograph would take an hour
-ROUNDS: Final = 5
+ROUNDS: Final = 3
 PATH_SIDE: Final = 1024
 PHOTOGRAPHS: Final = 4
 ROOT: Final = Path(__file__).resolve().parents[1]

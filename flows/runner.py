@@ -211,6 +211,7 @@ def worker_environment(threads: int) -> dict[str, str]:
         "MALLOC_MMAP_THRESHOLD_": str(1 << 32),
         "MALLOC_TRIM_THRESHOLD_": str(1 << 33),
         "MALLOC_TOP_PAD_": str(1 << 28),
+        "MALLOC_ARENA_MAX": "1",  # an arena for each thread would keep the largest that each ever held
     }
     pools = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
     return allocator | dict.fromkeys(pools, str(threads))
