@@ -34,7 +34,7 @@ WHOLE_IMAGE_PIXELS: Final = 2_100_000
 TILE: Final = 1024
 _GPU_BATCH_PIXELS: Final = 16_000_000
 HALO: Final = 48
-"""Pixels of surroundings a tile is given, a multiple of 16: tiles then differ from the whole by 1e-5 of saturation at most."""
+"""Pixels of surroundings a tile is given, a multiple of 16; tiles then are within 1e-5 of saturation of the whole."""
 
 
 class Window(NamedTuple):
