@@ -26,7 +26,8 @@ from aura.augment import (
 )
 from aura.bayer import CfaPattern
 from aura.errors import InvalidInputError
-from aura.sensor.noise import NoiseParameters, add_noise, noise_at, noise_iso_range
+from aura.sensor.noise import NoiseParameters, noise_at, noise_iso_range
+from aura.sensor.noise_draws import add_noise
 from aura.sensor.profile import SensorProfile
 from storage.crop_annotations import SampleAnnotations, Window, annotations_in_crop, require_annotations
 from storage.dataset import Dataset

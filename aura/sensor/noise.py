@@ -1,4 +1,4 @@
-"""Sensor noise: what it is at a camera and ISO, and adding it.
+"""Sensor noise: what it is at a camera and ISO. Adding it is in :mod:`aura.sensor.noise_draws`.
 
 The model follows Wei et al., *A Physics-based Noise Formation Model for Extreme Low-light Raw Denoising* (ELD, CVPR
 2020): photons arrive as a Poisson process, the readout adds noise with tails heavier than a Gaussian's, each row of the
@@ -8,13 +8,11 @@ mosaic shares an error, and the converter rounds. All numbers are in the camera'
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from aura.errors import InvalidInputError, NoiseUnavailableError
 from aura.sensor.catalog import load_profile
@@ -30,13 +28,8 @@ from aura.sensor.profile import (
 NoiseModel = Literal["calibrated", "generic"]
 
 _PARAMETER_STREAM: Final = 0x6E6F6973  # keeps these draws apart from others of the same seed
-_FEW_ELECTRONS: Final = 10.0
-_BLOCK_ELEMENTS: Final = 1 << 17  # intermediate results then stay in the cache, which halves the time
-_MOST_OF_FEW: Final = 36  # beyond, the probability at a rate of 10 is under 2^-25
-_LEAST_PROBABILITY: Final = 2.0**-25
-_LOGISTIC_BELOW: Final = 1e-5
-_GOLDEN_RATIO: Final = -7046029254386353131  # 0x9E3779B97F4A7C15: 2^64 / φ, odd
-_LARGEST_SEED: Final = 2**63 - 1
+LOGISTIC_BELOW: Final = 1e-5
+"""Shapes of the Tukey-lambda distribution nearer to 0 than this are taken for 0, the logistic one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,298 +217,7 @@ def tukey_lambda_deviation(shape: float) -> float:
     Args:
         shape: λ above -0.5.
     """
-    if abs(shape) < _LOGISTIC_BELOW:  # the limit; the formula would divide rounding errors by λ²
+    if abs(shape) < LOGISTIC_BELOW:  # the limit; the formula would divide rounding errors by λ²
         return math.pi / math.sqrt(3.0)
     moment = 1.0 / (1.0 + 2.0 * shape) - math.gamma(shape + 1.0) ** 2 / math.gamma(2.0 * shape + 2.0)
     return math.sqrt(2.0 * moment) / abs(shape)
-
-
-@dataclass(frozen=True, slots=True)
-class NoiseBatch:
-    """Noise of B exposures as tensors, for noise that is added where the batch lies, on a CPU or a GPU.
-
-    The fields are those of :class:`NoiseParameters`, with a first dimension of B.
-
-    Attributes:
-        system_gain_dn_per_electron: ``(B,)``.
-        read_sigma_dn: ``(B,)``.
-        read_tukey_lambda: ``(B,)``; NaN for Gaussian.
-        row_sigma_dn: ``(B,)``.
-        black_offset_dn: ``(B, 4)``, R, Gr, Gb, B.
-    """
-
-    system_gain_dn_per_electron: Tensor
-    read_sigma_dn: Tensor
-    read_tukey_lambda: Tensor
-    row_sigma_dn: Tensor
-    black_offset_dn: Tensor
-
-    @classmethod
-    def of(cls, noises: Sequence[NoiseParameters]) -> NoiseBatch:
-        """Stack the noise of several exposures, float64 on the CPU."""
-
-        def column(values: Iterable[float | None]) -> Tensor:
-            return torch.tensor([math.nan if value is None else value for value in values], dtype=torch.float64)
-
-        return cls(
-            system_gain_dn_per_electron=column(noise.system_gain_dn_per_electron for noise in noises),
-            read_sigma_dn=column(noise.read_sigma_dn for noise in noises),
-            read_tukey_lambda=column(noise.read_tukey_lambda for noise in noises),
-            row_sigma_dn=column(noise.row_sigma_dn for noise in noises),
-            black_offset_dn=torch.tensor([noise.black_offset_dn for noise in noises], dtype=torch.float64),
-        )
-
-
-def add_noise(clean_dn: Tensor, noise: NoiseParameters, seed: int) -> Tensor:
-    """Add photon, read and row noise and the black offset to a clean signal.
-
-    Args:
-        clean_dn: ``(*, 4, h, w)`` float, DN with the black level taken off; planes R, Gr, Gb, B. Light below zero
-            makes no photons and passes through.
-        noise: what to add.
-        seed: 0 to 2^64 - 1. The same seed gives the same noise, bit for bit on one kind of device whatever the number
-            of threads; another kind of device rounds otherwise, but draws the same.
-
-    Returns:
-        The same shape and dtype; neither clipped nor rounded, since values below black are real.
-
-    Raises:
-        InvalidInputError: not four planes, or not float.
-    """
-    _check_planes(clean_dn)
-    one = clean_dn.reshape(1, -1, *clean_dn.shape[-3:])
-    return _add(one, NoiseBatch.of([noise]), torch.tensor([_as_int64(seed)])).view(clean_dn.shape)
-
-
-def add_noise_batch(clean_dn: Tensor, noise: NoiseBatch, seeds: Tensor) -> Tensor:
-    """Add to each of B exposures its own noise; sample i becomes what :func:`add_noise` makes of it alone.
-
-    Args:
-        clean_dn: ``(B, 4, h, w)`` float, on any device; see :func:`add_noise`.
-        noise: of the B exposures.
-        seeds: ``(B,)`` int64.
-
-    Returns:
-        The same shape, dtype and device; neither clipped nor rounded.
-
-    Raises:
-        InvalidInputError: not four planes, not float, or not B rows of noise and seeds.
-    """
-    _check_planes(clean_dn)
-    counts = {len(clean_dn), len(noise.read_sigma_dn), len(seeds)}
-    if clean_dn.ndim != 4 or len(counts) != 1 or seeds.dtype != torch.int64:
-        raise InvalidInputError(
-            f"Clean RAW is {tuple(clean_dn.shape)}, with {len(noise.read_sigma_dn)} rows of noise and {len(seeds)} "
-            f"seeds ({seeds.dtype}); expected (B, 4, h, w), B rows of noise and B int64 seeds."
-        )
-    return _add(clean_dn[:, None], noise, seeds)[:, 0]
-
-
-def seed_of_epoch(seed: int, epoch: int) -> int:
-    """Derive the seed of a sample's noise in one epoch from its own; other epochs are independent of it.
-
-    Args:
-        seed: the sample's, 0 to 2^64 - 1.
-        epoch: 0 or more.
-
-    Returns:
-        0 to 2^63 - 1.
-    """
-    key = _mix(_mix(torch.tensor(_as_int64(seed))) + torch.tensor(epoch) * _GOLDEN_RATIO)
-    return int(key) & _LARGEST_SEED
-
-
-def digitise(clean_dn: Tensor, noisy_dn: Tensor, black_level: Tensor, white_level: Tensor) -> Tensor:
-    """Take a signal to stored numbers: black level, rounding, clipping, saturation.
-
-    Saturated pixels, which stand for any amount of light, stay saturated whatever the noise.
-
-    Args:
-        clean_dn: ``(*, 4, h, w)`` float, black level taken off: says what is saturated.
-        noisy_dn: the same shape: what is stored.
-        black_level: ``(4,)`` or ``(*, 4)`` DN.
-        white_level: likewise.
-
-    Returns:
-        The same shape, int32, within 0 .. white level.
-    """
-    black, white = (level.to(noisy_dn)[..., None, None] for level in (black_level, white_level))
-    dn = torch.minimum((noisy_dn + black).round_().clamp_min_(0.0), white)
-    return torch.where(clean_dn >= white - black - 0.5, white, dn).to(torch.int32)
-
-
-def noise_on_read(
-    clean_dn: Tensor, black_level: Tensor, white_level: Tensor, noise: NoiseBatch, seeds: Tensor
-) -> Tensor:
-    """Make noisy RAW of stored clean RAW: what the same camera would have stored, had it taken this exposure.
-
-    With ``seeds`` from :func:`seed_of_epoch`, each epoch sees another exposure of the same scene, and can be repeated.
-    The clean RAW was rounded once already, which adds a twelfth of a DN² to the variance.
-
-    Args:
-        clean_dn: ``(B, 4, h, w)`` DN as stored, black level included, any real dtype, on any device.
-        black_level: ``(B, 4)`` DN.
-        white_level: ``(B, 4)`` DN.
-        noise: of the B exposures.
-        seeds: ``(B,)`` int64.
-
-    Returns:
-        ``(B, 4, h, w)`` int32 DN, black level included, within 0 .. white level.
-
-    Raises:
-        InvalidInputError: shapes that do not fit.
-    """
-    signal = clean_dn.to(torch.float32) - black_level.to(clean_dn.device, torch.float32)[..., None, None]
-    return digitise(signal, add_noise_batch(signal, noise, seeds), black_level, white_level)
-
-
-def _as_int64(seed: int) -> int:
-    return (seed + 2**63) % 2**64 - 2**63
-
-
-def _check_planes(clean_dn: Tensor) -> None:
-    if clean_dn.ndim < 3 or clean_dn.shape[-3] != 4 or not clean_dn.is_floating_point():
-        raise InvalidInputError(
-            f"Clean RAW is {tuple(clean_dn.shape)} {clean_dn.dtype}; expected (*, 4, h, w) floating point."
-        )
-
-
-def _add(clean_dn: Tensor, noise: NoiseBatch, seeds: Tensor) -> Tensor:
-    """Add noise to ``(B, L, 4, h, w)``: B seeds, and L mosaics for each."""
-    keys = _mix(seeds.to(clean_dn.device))[:, None]
-    gain, read_sigma, row_sigma = (
-        value.to(clean_dn)[:, None]
-        for value in (noise.system_gain_dn_per_electron, noise.read_sigma_dn, noise.row_sigma_dn)
-    )
-    shape = noise.read_tukey_lambda
-    deviation = [1.0 if math.isnan(value) else tukey_lambda_deviation(value) for value in shape.tolist()]
-    read_scale = read_sigma / read_sigma.new_tensor(deviation)[:, None]
-    shape = shape.to(clean_dn)[:, None]
-    noisy = torch.empty_like(clean_dn, memory_format=torch.contiguous_format)
-    clean, out = clean_dn.reshape(len(clean_dn), -1), noisy.view(len(clean_dn), -1)
-    for rows, columns in _blocks(clean):
-        draws = _random_bits(keys[rows], columns.start, columns.stop)
-        light = _photon_noise(clean[rows, columns], gain[rows], _symmetric_uniform(draws, 40))
-        out[rows, columns] = light.addcmul_(
-            _unit_read_noise(_symmetric_uniform(draws, 16), shape[rows]), read_scale[rows]
-        )
-    noisy += _row_noise(clean_dn.shape, keys, clean.shape[1], row_sigma)
-    noisy += noise.black_offset_dn.to(clean_dn)[:, None, :, None, None]
-    return noisy
-
-
-def _blocks(flat: Tensor) -> Iterator[tuple[slice, slice]]:
-    """Cut ``(B, n)`` into parts that stay in a CPU's cache, which halves the time; a GPU takes all at once."""
-    if flat.device.type != "cpu":
-        yield slice(None), slice(0, flat.shape[1])
-        return
-    for row in range(len(flat)):
-        for start in range(0, flat.shape[1], _BLOCK_ELEMENTS):
-            yield slice(row, row + 1), slice(start, min(start + _BLOCK_ELEMENTS, flat.shape[1]))
-
-
-def _random_bits(keys: Tensor, start: int, stop: int) -> Tensor:
-    """64 random bits for each key and counter from ``start`` to ``stop``: ``(B, 1)`` -> ``(B, stop - start)`` int64.
-
-    The bits of a pixel follow from seed and place alone, so neither threads nor blocks nor the rest of a batch matter.
-    SplitMix64 of Steele, Lea and Flood, *Fast Splittable Pseudorandom Number Generators*, OOPSLA 2014.
-    """
-    counter = torch.arange(start + 1, stop + 1, device=keys.device)
-    return _mix(counter.mul_(_GOLDEN_RATIO) + keys)
-
-
-def _mix(state: Tensor) -> Tensor:
-    """SplitMix64's finalizer on int64, which wraps; masks make the signed shifts logical."""
-    mixed = state ^ ((state >> 30) & 0x3_FFFF_FFFF)
-    mixed *= -4658895280553007687  # 0xBF58476D1CE4E5B9
-    mixed ^= (mixed >> 27) & 0x1F_FFFF_FFFF
-    mixed *= -7723592293110705685  # 0x94D049BB133111EB
-    mixed ^= (mixed >> 31) & 0x1_FFFF_FFFF
-    return mixed
-
-
-def _symmetric_uniform(bits: Tensor, lowest_bit: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Odd multiples of 2^-24 in (-1, 1), each exact in float32, from 24 of the bits."""
-    whole = ((bits >> lowest_bit) & 0xFF_FFFF).mul_(2).sub_(0xFF_FFFF)
-    return whole.to(dtype).mul_(2.0**-24)
-
-
-def _unit_normal(uniform: Tensor) -> Tensor:
-    """Standard normal numbers by their quantile function, from uniform ones in (-1, 1)."""
-    return torch.erfinv(uniform).mul_(math.sqrt(2.0))
-
-
-def _photon_noise(clean_dn: Tensor, gain_dn_per_electron: Tensor, uniform: Tensor) -> Tensor:
-    lossless = gain_dn_per_electron == 0.0
-    rate = clean_dn.clamp_min(0.0).div_(torch.where(lossless, 1.0, gain_dn_per_electron))
-    noisy = poisson_quantile(rate, uniform).mul_(gain_dn_per_electron).add_(clean_dn.clamp_max(0.0))
-    return torch.where(lossless, clean_dn, noisy)
-
-
-def poisson_quantile(rate: Tensor, uniform: Tensor) -> Tensor:
-    """Quantiles of Poisson distributions, exact below a rate of 10 and asymptotic above.
-
-    The asymptotic form is Q_N3 of Giles, *Algorithm 955: Approximation of the Inverse Poisson CDF*, ACM TOMS 42, 2016;
-    it makes whole numbers and is several times faster than rejection.
-
-    Args:
-        rate: any shape, float, at least 0.
-        uniform: the same shape, in (-1, 1): the probability is (1 + uniform) / 2.
-
-    Returns:
-        Whole numbers, same shape and dtype.
-    """
-    w = _unit_normal(uniform).to(rate.dtype)
-    safe = rate.clamp_min(_FEW_ELECTRONS)
-    root = safe.sqrt()
-    w2 = w * w
-    # rate + root·w + (1/3 + w²/6) - (w/36 + w³/72)/root + (-8/405 + 7w²/810 + w⁴/270)/rate, in Horner form
-    last = (w2 / 270.0).add_(7.0 / 810.0).mul_(w2).sub_(8.0 / 405.0).div_(root)
-    third = (w2 / 72.0).add_(1.0 / 36.0).mul_(w)
-    second = last.sub_(third).div_(root).add_(w2, alpha=1.0 / 6.0).add_(1.0 / 3.0)
-    count = second.addcmul_(root, w).add_(safe).floor_()
-    few = rate < _FEW_ELECTRONS
-    if rate.device.type != "cpu":  # selecting would make the GPU wait
-        return torch.where(few, _few_electrons(rate.clamp_max(_FEW_ELECTRONS), uniform), count)
-    return count.masked_scatter_(few, _few_electrons(rate.masked_select(few), uniform.masked_select(few)))
-
-
-def _few_electrons(rate: Tensor, uniform: Tensor) -> Tensor:
-    """Poisson quantiles by adding up probabilities, for rates of at most 10."""
-    probability = 0.5 + 0.5 * uniform.to(rate.dtype)
-    term = (-rate).exp()
-    cumulative, count = term.clone(), torch.zeros_like(rate)
-    for electrons in range(1, _MOST_OF_FEW + 1):
-        more = probability > cumulative
-        if rate.device.type == "cpu" and electrons % 4 == 0 and not more.any():  # asking would make a GPU wait
-            break
-        term.mul_(rate).mul_(1.0 / electrons)
-        # terms that float32 cannot add any more end the sum
-        count += more.logical_and_(term > _LEAST_PROBABILITY)
-        cumulative += term
-    return count
-
-
-def _unit_read_noise(uniform: Tensor, shape: Tensor) -> Tensor:
-    """Gaussian where the shape is NaN, else Tukey-lambda of scale 1: uniform ``(B, n)``, shape ``(B, 1)``."""
-    gaussian = shape.isnan()
-    if bool(gaussian.all()):
-        return _unit_normal(uniform).to(shape.dtype)
-    # (u^λ - (1-u)^λ) / λ, whose limit at λ = 0 is ln u - ln(1-u)
-    uniform = uniform.to(shape.dtype)
-    low, high = uniform.log1p().sub_(math.log(2.0)), (-uniform).log1p_().sub_(math.log(2.0))
-    logistic = shape.abs() < _LOGISTIC_BELOW
-    power = torch.where(logistic | gaussian, 1.0, shape)
-    # expm1 keeps precision where λ is small and both powers are near 1
-    tukey = (low * power).expm1_().sub_((high * power).expm1_()).div_(power)
-    unit = torch.where(logistic, low.sub_(high), tukey)
-    return torch.where(gaussian, _unit_normal(uniform), unit) if bool(gaussian.any()) else unit
-
-
-def _row_noise(shape: torch.Size, keys: Tensor, start: int, sigma_dn: Tensor) -> Tensor:
-    """One number per mosaic row: R and Gr lie in one row of the cell, Gb and B in the other."""
-    batch, mosaics, _, height, _ = shape
-    bits = _random_bits(keys, start, start + 2 * mosaics * height)
-    rows = _unit_normal(_symmetric_uniform(bits, 40)).to(sigma_dn.dtype).mul_(sigma_dn)
-    rows = rows.view(batch, mosaics, 2, 1, height, 1).expand(-1, -1, -1, 2, -1, -1)
-    return rows.reshape(batch, mosaics, 4, height, 1)

@@ -17,7 +17,8 @@ from torch import Tensor
 from aura.bayer import pack_rgb
 from aura.color import SRGB_TO_XYZ, apply_matrix
 from aura.errors import InvalidInputError
-from aura.sensor.noise import NoiseModel, NoiseParameters, add_noise, digitise, noise_at
+from aura.sensor.noise import NoiseModel, NoiseParameters, noise_at
+from aura.sensor.noise_draws import add_noise, digitise
 from aura.sensor.profile import D65_XYZ, Matrix3, Row3, SensorProfile
 
 HIGHLIGHT_START: Final = 0.9

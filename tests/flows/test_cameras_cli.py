@@ -11,7 +11,8 @@ from PIL import Image
 
 from aura.dng import DngNoise, write_dng
 from aura.sensor.catalog import load_profile
-from aura.sensor.noise import NoiseParameters, add_noise, digitise, noise_at
+from aura.sensor.noise import NoiseParameters, noise_at
+from aura.sensor.noise_draws import add_noise, digitise
 from flows.calibration import raw_files
 from tests.flows.conftest import Aura
 

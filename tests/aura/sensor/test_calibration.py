@@ -7,7 +7,8 @@ import torch
 from aura.errors import InvalidInputError
 from aura.sensor.calibration import Calibration, calibrate
 from aura.sensor.catalog import load_profile
-from aura.sensor.noise import NoiseParameters, add_noise, digitise, noise_at
+from aura.sensor.noise import NoiseParameters, noise_at
+from aura.sensor.noise_draws import add_noise, digitise
 
 EXPOSURES = (0.04, 0.12, 0.25, 0.45, 0.7, 0.85)
 

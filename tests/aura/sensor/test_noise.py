@@ -11,18 +11,15 @@ from hypothesis import strategies as st
 
 from aura.errors import InvalidInputError, NoiseUnavailableError
 from aura.sensor.catalog import load_profile
-from aura.sensor.noise import (
+from aura.sensor.noise import NoiseParameters, noise_at, noise_iso_range, tukey_lambda_deviation
+from aura.sensor.noise_draws import (
     NoiseBatch,
-    NoiseParameters,
     add_noise,
     add_noise_batch,
     digitise,
-    noise_at,
-    noise_iso_range,
     noise_on_read,
     poisson_quantile,
     seed_of_epoch,
-    tukey_lambda_deviation,
 )
 
 CANON = load_profile("canon-eos-5d-mark-iv")
