@@ -268,7 +268,7 @@ def _run(model: Aura, codes: Tensor, window: Window, context: Context) -> Tensor
         if side % ALIGNMENT:
             inside = torch.arange(side + -side % ALIGNMENT, device=codes.device).clamp_max(side - 1)
             tile = tile.index_select(dimension, inside)
-    # a GPU computes the convolutions in 16 bits; CPUs in 32, so that all of them make the same bytes
+    # a GPU has hardware for 16 bits; a CPU without it takes six times as long, and one with it would make other bytes
     with torch.autocast(codes.device.type, dtype=torch.float16, enabled=codes.device.type == "cuda"):
         light = model.invert_codes(tile, context)
     return light[..., : window.height, : window.width].float()

@@ -15,9 +15,8 @@ import sys
 import tarfile
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -280,16 +279,8 @@ def _peak_memory(corpus: Corpus) -> float:
     """GiB that a process of its own takes at most to make the dataset."""
     _forget(corpus.dataset)
     command = [sys.executable, __file__, "--make", corpus.dataset.location.url]
-    with _child_usage() as usage:
-        subprocess.run(command, check=True, env=os.environ | {"PYTHONPATH": str(ROOT)})  # noqa: S603
-    return usage[0]
-
-
-@contextmanager
-def _child_usage() -> Iterator[list[float]]:
-    found: list[float] = []
-    yield found
-    found.append(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20)
+    subprocess.run(command, check=True, env=os.environ | {"PYTHONPATH": str(ROOT)})  # noqa: S603
+    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20  # of the largest that has ended: this one
 
 
 def _stored(dataset: Dataset, name: str) -> int:

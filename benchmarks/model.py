@@ -30,13 +30,9 @@ from aura.reconstruct import RELEASED_WEIGHTS, Reconstructor, load_weights
 from aura.sensor.catalog import load_profile
 from aura.sensor.simulate import canonical_to_camera, draw_capture
 from flows.lanes import lanes
+from flows.runner import worker_environment
 from flows.stages import in_order
 
-ALLOCATOR: Final = {
-    "MALLOC_MMAP_THRESHOLD_": "4294967296",
-    "MALLOC_TRIM_THRESHOLD_": "8589934592",
-    "MALLOC_TOP_PAD_": "268435456",
-}
 THREADS: Final = 2
 SIDE: Final = 512  # bfloat16 without hardware for it is so slow that a larger photograph would take an hour
 ROUNDS: Final = 3
@@ -45,8 +41,8 @@ PHOTOGRAPHS: Final = 4
 ROOT: Final = Path(__file__).resolve().parents[1]
 PROTOCOL: Final = (
     f"Default weights against the published U-Net (1,875,076 parameters, random weights) on one {SIDE}x{SIDE} "
-    f"photograph, both under bfloat16 autocast (and, as f32, in float32), channels_last, {THREADS} threads, allocator "
-    f"tuned before the process starts; {ROUNDS} rounds in turns after a warm-up, medians, spreads half the "
+    f"photograph, both under bfloat16 autocast (and, as f32, in float32), channels_last, {THREADS} threads, with the "
+    f"environment of the product's workers; {ROUNDS} rounds in turns after a warm-up, medians, spreads half the "
     "interquartile range; AURA with its thumbnail and statistics. bfloat16 error: packed RAW of the camera nikon-d850 "
     "from three photographs of scikit-image, difference to float32 in 12-bit digital numbers. Memory: largest resident "
     "size of a process of its own that reconstructs 6000x4000 pixels in tiles, float32. megapixels_per_second is the "
@@ -63,9 +59,10 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, help="of another network than the released one")
     parser.add_argument("--memory-only", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if any(os.environ.get(name) != value for name, value in ALLOCATOR.items()):
-        # glibc reads these before the first line of Python runs
-        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | ALLOCATOR)  # noqa: S606
+    environment = worker_environment(THREADS)
+    if any(os.environ.get(name) != value for name, value in environment.items()):
+        # glibc and OpenMP read these before the first line of Python runs
+        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | environment)  # noqa: S606
     if options.memory_only:
         _reconstruct_24_megapixels(options.weights)
         return

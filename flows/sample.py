@@ -98,11 +98,11 @@ def cut(rows: list[PlanRow], photograph: Photograph) -> list[Cut]:
 
 def begin(cuts: Sequence[Cut], inverse: Reconstructor) -> list[tuple[PlanRow, Piece]]:
     """Look at photographs of one shape, and pair each row of the plan with its piece."""
-    inversions = inverse.begin_batch([cut.seen for cut in cuts])
+    inversions = inverse.begin_batch([each.seen for each in cuts])
     return [
         (row, Piece(piece, inversion, window))
-        for cut, inversion in zip(cuts, inversions, strict=True)
-        for row, piece, window in zip(cut.rows, cut.pieces, cut.windows, strict=True)
+        for each, inversion in zip(cuts, inversions, strict=True)
+        for row, piece, window in zip(each.rows, each.pieces, each.windows, strict=True)
     ]
 
 

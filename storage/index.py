@@ -126,27 +126,6 @@ def recipe_facts(recipe: Recipe) -> dict[str, str]:
     return {"recipe": json.dumps(recipe.deciding, sort_keys=True)}
 
 
-def read_index(dataset_url: str | Location, recipe: Recipe, columns: Sequence[str] | None = None) -> pa.Table | None:
-    """Return the index kept in a dataset, as the corpus was listed first, or None if there is none yet.
-
-    Args:
-        dataset_url: the dataset.
-        recipe: whose corpus it is.
-        columns: those to return; None returns all.
-
-    Raises:
-        DatasetConflictError: it belongs to another recipe; the message names the fields.
-        IntegrityError: it is damaged.
-        StorageError: the storage refused.
-    """
-    try:
-        table = read_rows_of(locate(dataset_url).join(INDEX_NAME), columns)
-    except MissingFileError:
-        return None
-    _require_same_recipe(locate(dataset_url), facts_of(table), recipe)
-    return table
-
-
 def has_index(dataset_url: str | Location, recipe: Recipe) -> bool:
     """Tell whether a dataset keeps an index of this recipe; only what the file says of itself is read.
 

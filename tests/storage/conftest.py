@@ -16,7 +16,7 @@ from PIL import Image
 
 from aura.sensor.catalog import load_profile
 from storage.dataset import Dataset, create_or_open
-from storage.index import read_index
+from storage.index import index_batches
 from storage.ingest import ingest
 from storage.location import Location, locate
 from storage.recipe import Recipe, load_recipe
@@ -131,9 +131,7 @@ def read_corpus(corpus: str | Path | Location, kept_in: str | Path | Location, *
     """Ingest a corpus and return its index."""
     recipe = small_recipe(Path(), corpus=locate(corpus).url, **changes)
     ingest(kept_in, recipe)
-    index = read_index(kept_in, recipe)
-    assert index is not None
-    return index.replace_schema_metadata(None)
+    return pa.Table.from_batches(index_batches(kept_in)).replace_schema_metadata(None)
 
 
 def save_image(path: Path, height: int, width: int, seed: int = 0) -> Path:
