@@ -89,6 +89,16 @@ def unpack(packed: Tensor, pattern: CfaPattern) -> Tensor:
     return mosaic
 
 
+def require_even(height: int, width: int) -> None:
+    """Check that an image consists of whole cells of a mosaic.
+
+    Raises:
+        InvalidInputError: a side is odd.
+    """
+    if height % 2 or width % 2:
+        raise InvalidInputError(f"Image is {height}x{width}; both sides must be even. Crop one row or column off.")
+
+
 def pack_rgb(image: Tensor, pattern: CfaPattern) -> Tensor:
     """Sample an RGB image at the CFA's sites, straight into packed planes.
 
@@ -104,9 +114,7 @@ def pack_rgb(image: Tensor, pattern: CfaPattern) -> Tensor:
     """
     if image.ndim < 3 or image.shape[-3] != 3:
         raise InvalidInputError(f"Image has shape {tuple(image.shape)}; expected (*, 3, H, W).")
-    height, width = image.shape[-2:]
-    if height % 2 or width % 2:
-        raise InvalidInputError(f"Image is {height}x{width}; both sides must be even. Crop one row or column off.")
+    require_even(*image.shape[-2:])
     planes = [
         image[..., channel, row::2, column::2]
         for channel, (row, column) in zip(PLANE_CHANNEL, cfa_sites(pattern), strict=True)

@@ -8,9 +8,13 @@ depend on the width of the processor's vectors.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar, cast
+from typing import Any, Final, TypeVar, cast
 
 import numba
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
 
 Loop = TypeVar("Loop", bound=Callable[..., object])
 
@@ -26,3 +30,17 @@ def compiled(loop: Loop) -> Loop:
         return cast("Loop", numba.njit(loop, nogil=True, error_model="numpy", cache=True))
     except RuntimeError:  # no folder for the cache
         return cast("Loop", numba.njit(loop, nogil=True, error_model="numpy"))
+
+
+def _bits_of(_context: Any, _value: Any) -> Any:
+    return types.int32(types.float32), lambda _, builder, __, values: builder.bitcast(values[0], ir.IntType(32))
+
+
+def _float_of(_context: Any, _value: Any) -> Any:
+    return types.float32(types.int32), lambda _, builder, __, values: builder.bitcast(values[0], ir.FloatType())
+
+
+bits_of: Final = cast("Callable[[np.float32], np.int32]", intrinsic(_bits_of))
+"""The bits of a float32 as an int32; inside compiled loops only."""
+float_of: Final = cast("Callable[[np.int32], np.float32]", intrinsic(_float_of))
+"""The float32 that has these bits; inside compiled loops only."""

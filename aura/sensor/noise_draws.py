@@ -7,18 +7,19 @@ comes from :mod:`aura.sensor.noise`.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from aura.errors import InvalidInputError
+from aura.sensor.loops import SeededNoise, add_noise_to_planes, read_quantile_table
 from aura.sensor.noise import LOGISTIC_BELOW, NoiseParameters, tukey_lambda_deviation
 
 _FEW_ELECTRONS: Final = 10.0
-_BLOCK_ELEMENTS: Final = 1 << 17  # intermediate results then stay in the cache, which halves the time
 _MOST_OF_FEW: Final = 36  # beyond, the probability at a rate of 10 is under 2^-25
 _LEAST_PROBABILITY: Final = 2.0**-25
 _GOLDEN_RATIO: Final = -7046029254386353131  # 0x9E3779B97F4A7C15: 2^64 / φ, odd
@@ -72,7 +73,7 @@ def add_noise(clean_dn: Tensor, noise: NoiseParameters, seed: int) -> Tensor:
             of threads; another kind of device rounds otherwise, but draws the same.
 
     Returns:
-        The same shape and dtype; neither clipped nor rounded, since values below black are real.
+        The same shape and dtype, to the precision of float32; neither clipped nor rounded, since values below black are real.
 
     Raises:
         InvalidInputError: not four planes, or not float.
@@ -177,6 +178,8 @@ def _check_planes(clean_dn: Tensor) -> None:
 
 def _add(clean_dn: Tensor, noise: NoiseBatch, seeds: Tensor) -> Tensor:
     """Add noise to ``(B, L, 4, h, w)``: B seeds, and L mosaics for each."""
+    if clean_dn.device.type == "cpu" and not clean_dn.requires_grad:
+        return _add_on_cpu(clean_dn, noise, seeds)
     keys = _mix(seeds.to(clean_dn.device))[:, None]
     gain, read_sigma, row_sigma = (
         value.to(clean_dn)[:, None]
@@ -186,27 +189,36 @@ def _add(clean_dn: Tensor, noise: NoiseBatch, seeds: Tensor) -> Tensor:
     deviation = [1.0 if math.isnan(value) else tukey_lambda_deviation(value) for value in shape.tolist()]
     read_scale = read_sigma / read_sigma.new_tensor(deviation)[:, None]
     shape = shape.to(clean_dn)[:, None]
-    noisy = torch.empty_like(clean_dn, memory_format=torch.contiguous_format)
-    clean, out = clean_dn.reshape(len(clean_dn), -1), noisy.view(len(clean_dn), -1)
-    for rows, columns in _blocks(clean):
-        draws = _random_bits(keys[rows], columns.start, columns.stop)
-        light = _photon_noise(clean[rows, columns], gain[rows], _symmetric_uniform(draws, 40))
-        out[rows, columns] = light.addcmul_(
-            _unit_read_noise(_symmetric_uniform(draws, 16), shape[rows]), read_scale[rows]
-        )
+    clean = clean_dn.reshape(len(clean_dn), -1)
+    draws = _random_bits(keys, 0, clean.shape[1])
+    light = _photon_noise(clean, gain, _symmetric_uniform(draws, 40))
+    noisy = light.addcmul_(_unit_read_noise(_symmetric_uniform(draws, 16), shape), read_scale).view(clean_dn.shape)
     noisy += _row_noise(clean_dn.shape, keys, clean.shape[1], row_sigma)
     noisy += noise.black_offset_dn.to(clean_dn)[:, None, :, None, None]
     return noisy
 
 
-def _blocks(flat: Tensor) -> Iterator[tuple[slice, slice]]:
-    """Cut ``(B, n)`` into parts that stay in a CPU's cache, which halves the time; a GPU takes all at once."""
-    if flat.device.type != "cpu":
-        yield slice(None), slice(0, flat.shape[1])
-        return
-    for row in range(len(flat)):
-        for start in range(0, flat.shape[1], _BLOCK_ELEMENTS):
-            yield slice(row, row + 1), slice(start, min(start + _BLOCK_ELEMENTS, flat.shape[1]))
+def _add_on_cpu(clean_dn: Tensor, noise: NoiseBatch, seeds: Tensor) -> Tensor:
+    clean = clean_dn.to(torch.float32).contiguous()
+    noisy = torch.empty_like(clean)
+    for row, seed in enumerate(seeds.tolist()):
+        add_noise_to_planes(clean[row].numpy(), noisy[row].numpy(), seeded(noise, row, seed))
+    return noisy.to(clean_dn.dtype)
+
+
+def seeded(noise: NoiseBatch, row: int, seed: int) -> SeededNoise:
+    """Take the noise of one exposure of a batch to the compiled loops of a CPU."""
+    shape = float(noise.read_tukey_lambda[row])
+    tukey_lambda = None if math.isnan(shape) else shape
+    deviation = 1.0 if tukey_lambda is None else tukey_lambda_deviation(tukey_lambda)
+    return SeededNoise(
+        seed=np.uint64(seed % 2**64),
+        gain_dn_per_electron=np.float32(noise.system_gain_dn_per_electron[row]),
+        read_scale_dn=np.float32(noise.read_sigma_dn[row] / deviation),
+        read_quantiles=read_quantile_table(tukey_lambda),
+        row_sigma_dn=np.float32(noise.row_sigma_dn[row]),
+        black_offset_dn=noise.black_offset_dn[row].to(torch.float32).numpy(),
+    )
 
 
 def _random_bits(keys: Tensor, start: int, stop: int) -> Tensor:

@@ -14,11 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from aura.bayer import pack_rgb
+from aura.bayer import PLANE_CHANNEL, cfa_sites, pack_rgb, require_even
 from aura.color import SRGB_TO_XYZ, apply_matrix
 from aura.errors import InvalidInputError
+from aura.sensor.loops import expose
 from aura.sensor.noise import NoiseModel, NoiseParameters, noise_at
-from aura.sensor.noise_draws import add_noise, digitise
+from aura.sensor.noise_draws import NoiseBatch, add_noise, digitise, seeded
 from aura.sensor.profile import D65_XYZ, Matrix3, Row3, SensorProfile
 
 HIGHLIGHT_START: Final = 0.9
@@ -29,6 +30,7 @@ COLDEST_KELVIN: Final = 15000.0
 WARMEST_KELVIN: Final = 2000.0
 """Candle light; below, a matrix calibrated for D65 asks for gains no camera has."""
 
+_NO_NOISE: Final = NoiseParameters(0.0, 0.0)
 _BISECTIONS: Final = 52  # halves an interval of 0.1 to the precision of float64
 _CAPTURE_STREAM: Final = 0x63617074  # keeps these draws apart from others of the same seed
 
@@ -295,13 +297,37 @@ def simulate(canonical: Tensor, capture: Capture) -> Tensor:
     Raises:
         InvalidInputError: not three channels, or an odd side.
     """
+    _check_rgb(canonical)
     levels = capture.profile.levels_at(capture.iso)
+    if canonical.device.type == "cpu" and not canonical.requires_grad:
+        return _simulate_on_cpu(canonical, capture)
     camera = canonical_to_camera(canonical * capture.exposure, capture.camera_to_srgb, capture.wb_gains)
     packed = pack_rgb(camera, capture.profile.cfa_pattern)
     range_dn = _column(_range(levels.black_level, levels.white_level), packed)
     clean_dn = packed * range_dn
     noisy_dn = clean_dn if capture.noise is None else add_noise(clean_dn, capture.noise, capture.seed)
     return digitise(clean_dn, noisy_dn, torch.tensor(levels.black_level), torch.tensor(levels.white_level))
+
+
+def _simulate_on_cpu(canonical: Tensor, capture: Capture) -> Tensor:
+    """Do it in one compiled pass, which takes a third of the time."""
+    height, width = canonical.shape[-2:]
+    require_even(height, width)
+    levels = capture.profile.levels_at(capture.iso)
+    sites = zip(cfa_sites(capture.profile.cfa_pattern), PLANE_CHANNEL, strict=True)
+    dn = torch.empty(4, height // 2, width // 2, dtype=torch.int32)
+    expose(
+        canonical.to(torch.float32).contiguous().numpy(),
+        (np.linalg.inv(np.array(capture.camera_to_srgb)) * capture.exposure).astype(np.float32),
+        1.0 / np.array(capture.wb_gains, np.float32),
+        np.array([(row, column, channel) for (row, column), channel in sites]),
+        np.array(levels.black_level, np.float32),
+        np.array(levels.white_level, np.float32),
+        capture.noise is not None,
+        seeded(NoiseBatch.of([capture.noise or _NO_NOISE]), 0, capture.seed),
+        dn.numpy(),
+    )
+    return dn
 
 
 def normalise_raw(dn: Tensor, black_level: Sequence[float], white_level: Sequence[float]) -> Tensor:

@@ -62,6 +62,16 @@ def test_the_rarest_numbers_of_photons_are_those_of_poisson(rate):
     assert [least, most] == pytest.approx(expected, abs=1 + 2e-3 * rate**0.5)
 
 
+@pytest.mark.parametrize("rate", [0.3, 9.99, 10.5, 400.0])
+def test_photons_that_a_sensor_counts_are_poisson(rate):
+    counts = add_noise(_flat(rate, 360), NoiseParameters(1.0, 0.0), seed=3).flatten().numpy()
+    low, high = scipy.stats.poisson.ppf([2e-5, 1 - 2e-5], rate).astype(int)
+    observed = np.bincount(counts.astype(int).clip(low, high) - low, minlength=high - low + 1)
+    cumulative = scipy.stats.poisson.cdf(np.arange(low, high), np.float32(rate))
+    expected = np.diff(np.concatenate([[0.0], cumulative, [1.0]])) * counts.size
+    assert scipy.stats.chisquare(observed, expected).pvalue > LIKELY
+
+
 def test_photons_come_in_whole_electrons():
     noisy = add_noise(_flat(700.0, 64), NoiseParameters(3.5, 0.0), seed=0) / 3.5
     torch.testing.assert_close(noisy, noisy.round(), rtol=0, atol=1e-4)
@@ -75,6 +85,23 @@ def test_read_noise_is_tukey_lambda_of_the_stated_deviation(shape):
     law = scipy.stats.tukeylambda(shape if shape != 1e-7 else 0.0, scale=scale)
     assert scipy.stats.kstest(noisy, law.cdf).pvalue > LIKELY
     assert np.isfinite(noisy).all()
+
+
+def _some_noise(count: int) -> list[NoiseParameters]:
+    """Noise of all kinds: calibrated, Gaussian, logistic, none."""
+    calibrated = [noise_at(CANON, 100 * 2**stop, stop) for stop in range(count - 3)]
+    logistic = NoiseParameters(0.7, 5.0, read_tukey_lambda=0.0, row_sigma_dn=1.0, black_offset_dn=(1.0, 2.0, 3.0, 4.0))
+    return [*calibrated, NoiseParameters(3.0, 2.0, row_sigma_dn=4.0), logistic, QUIET]
+
+
+@pytest.mark.parametrize("noise", _some_noise(5))
+def test_compiled_loops_draw_what_tensors_draw(noise):
+    clean = torch.rand(2, 4, 61, 67, generator=torch.Generator().manual_seed(1)) ** 4 * 4000 - 20
+    by_loops = add_noise(clean, noise, seed=11)
+    by_tensors = add_noise(clean.clone().requires_grad_(), noise, seed=11).detach()
+    apart = (by_loops - by_tensors).abs() > 0.01  # a rate on the edge of the next electron
+    assert apart.float().mean().item() < 1e-3
+    assert (by_loops - by_tensors).abs().max().item() < 1.01 * max(1.0, noise.system_gain_dn_per_electron)
 
 
 @given(st.floats(-0.45, 2.0))
@@ -233,13 +260,6 @@ def test_what_is_no_noise_is_refused(fields):
 def test_no_noise_changes_nothing():
     clean = torch.rand(4, 8, 8)
     assert torch.equal(add_noise(clean, QUIET, 0), clean)
-
-
-def _some_noise(count: int) -> list[NoiseParameters]:
-    """Noise of all kinds: calibrated, Gaussian, logistic, none."""
-    calibrated = [noise_at(CANON, 100 * 2**stop, stop) for stop in range(count - 3)]
-    logistic = NoiseParameters(0.7, 5.0, read_tukey_lambda=0.0, row_sigma_dn=1.0, black_offset_dn=(1.0, 2.0, 3.0, 4.0))
-    return [*calibrated, NoiseParameters(3.0, 2.0, row_sigma_dn=4.0), logistic, QUIET]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
