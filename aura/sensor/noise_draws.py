@@ -73,7 +73,8 @@ def add_noise(clean_dn: Tensor, noise: NoiseParameters, seed: int) -> Tensor:
             of threads; another kind of device rounds otherwise, but draws the same.
 
     Returns:
-        The same shape and dtype, to the precision of float32; neither clipped nor rounded, since values below black are real.
+        The same shape and dtype, to the precision of float32; neither clipped nor rounded, since values below black are
+        real.
 
     Raises:
         InvalidInputError: not four planes, or not float.
