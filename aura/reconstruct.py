@@ -30,8 +30,10 @@ RELEASED_WEIGHTS: Final = Path(__file__).parent / "weights" / "aura.safetensors"
 MIN_SIDE: Final = 16
 
 WHOLE_IMAGE_PIXELS: Final = 2_100_000
-"""Up to here a photograph is one pass; above, each window is a pass of its own. Bounds memory; a multiple of 1080p."""
+"""Up to here a photograph is one pass, above, each tile or window of its own; bounds memory. A multiple of 1080p."""
 TILE: Final = 1024
+_TILE_PART: Final = 256
+"""A window that lies on a grid of so many pixels inside a tile is inverted with the whole tile."""
 _GPU_BATCH_PIXELS: Final = 16_000_000
 HALO: Final = 48
 """Pixels of surroundings a tile is given, a multiple of 16; tiles then are within 1e-5 of saturation of the whole."""
@@ -106,7 +108,10 @@ class Reconstructor:
         if windows is not None:
             _check_windows(wanted, height, width)
         inversion = self.begin(image)
-        return [inversion.light(window).cpu() for window in wanted]
+        parts: dict[int, Tensor] = {}
+        for group in inversion.groups(wanted):
+            parts |= zip(group.members, inversion.lights(group), strict=True)
+        return [parts[member].cpu() for member in range(len(wanted))]
 
     def begin(self, image: NDArray[np.uint8]) -> Inversion:
         """Look at a whole photograph, so that its parts can be inverted one by one, on any thread.
@@ -154,14 +159,32 @@ class Reconstructor:
         return _GPU_BATCH_PIXELS if self.device.type == "cuda" else 0
 
 
+class WindowGroup(NamedTuple):
+    """Windows of a photograph whose light is computed in one pass.
+
+    Attributes:
+        around: what the pass covers; contains all of them.
+        windows: the parts that are wanted.
+        members: their places among the windows that were grouped.
+    """
+
+    around: Window
+    windows: list[Window]
+    members: list[int]
+
+
 class Inversion(Protocol):
     """A photograph whose ISP is being inverted."""
 
-    def light(self, window: Window) -> Tensor:
-        """Canonical linear ``(3, h, w)`` float32 of a part, where the reconstructor computes; it may be changed.
+    def groups(self, windows: Sequence[Window]) -> list[WindowGroup]:
+        """Put windows together that cost less so, in the order of the first of each; all even and inside."""
+        ...
 
-        1.0 = sensor saturation, not clipped. It knows the whole photograph, and does not depend on which other parts
-        are asked for. The window is even and inside the photograph.
+    def lights(self, group: WindowGroup) -> list[Tensor]:
+        """Canonical linear ``(3, h, w)`` float32 of a group's windows, where the reconstructor computes.
+
+        1.0 = sensor saturation, not clipped. They may be views of one tensor, which nobody else has. Each knows the
+        whole photograph, and does not depend on which other parts are asked for.
         """
         ...
 
@@ -171,8 +194,11 @@ class _ClassicalInversion:
     codes: Tensor
     formula: Callable[[Tensor], Tensor]
 
-    def light(self, window: Window) -> Tensor:
-        return self.formula(_cut(self.codes, window) / 255.0)[0].float()
+    def groups(self, windows: Sequence[Window]) -> list[WindowGroup]:
+        return _each_alone(windows)
+
+    def lights(self, group: WindowGroup) -> list[Tensor]:
+        return [self.formula(_cut(self.codes, window) / 255.0)[0].float() for window in group.windows]
 
 
 @dataclass(frozen=True)
@@ -182,11 +208,44 @@ class _NetworkInversion:
     context: Context
     whole: Tensor | None
 
-    def light(self, window: Window) -> Tensor:
+    def groups(self, windows: Sequence[Window]) -> list[WindowGroup]:
+        if self.whole is not None:
+            return _each_alone(windows)
+        together: dict[Window, WindowGroup] = {}
+        for member, window in enumerate(windows):
+            around = _tile_around(window, self.codes.shape[-2], self.codes.shape[-1])
+            group = together.setdefault(around, WindowGroup(around, [], []))
+            group.windows.append(window)
+            group.members.append(member)
+        return list(together.values())
+
+    def lights(self, group: WindowGroup) -> list[Tensor]:
         with torch.inference_mode():
             if self.whole is not None:
-                return _cut(self.whole, window).clone()
-            return _run_tiled(self.model, self.codes, window, self.context)
+                return [_cut(self.whole, window).clone() for window in group.windows]
+            light = _run_tiled(self.model, self.codes, group.around, self.context)
+            top, left = group.around.top, group.around.left
+            return [
+                _cut(light, window._replace(top=window.top - top, left=window.left - left)) for window in group.windows
+            ]
+
+
+def _each_alone(windows: Sequence[Window]) -> list[WindowGroup]:
+    return [WindowGroup(window, [window], [member]) for member, window in enumerate(windows)]
+
+
+def _tile_around(window: Window, height: int, width: int) -> Window:
+    """What is inverted for a window: the tile of the photograph that it is a regular part of, or else itself.
+
+    Tiles that a plan lays over a photograph so share the pixels around them; it follows from the window alone, so its
+    light does too.
+    """
+    top, left = window.top // TILE * TILE, window.left // TILE * TILE
+    bottom, right = min(top + TILE, height), min(left + TILE, width)
+    inside = window.top + window.height <= bottom and window.left + window.width <= right
+    if not inside or window.top % _TILE_PART or window.left % _TILE_PART:
+        return window
+    return Window(top, left, (bottom - top) // 2 * 2, (right - left) // 2 * 2)
 
 
 def load_weights(path: Path) -> Aura:

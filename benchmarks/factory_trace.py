@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 STAGES: Final = {
     "fetch": ("flows.shard.read_source",),
     "decode": ("flows.shard.decode",),
-    "network": ("aura.reconstruct.Reconstructor.begin_batch", "aura.reconstruct._NetworkInversion.light"),
+    "network": ("aura.reconstruct.Reconstructor.begin_batch", "aura.reconstruct._NetworkInversion.lights"),
     "sensor and noise": ("flows.sample.simulate",),
     "render": ("flows.sample.render_codes",),
     "metrics": ("flows.sample.cycle_quality",),

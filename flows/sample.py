@@ -15,7 +15,7 @@ from torch import Tensor
 from aura.cycle import CycleQuality, cycle_quality
 from aura.isp import render_codes
 from aura.perceptual import Lpips
-from aura.reconstruct import Inversion, Reconstructor, Window
+from aura.reconstruct import Inversion, Reconstructor, Window, WindowGroup
 from aura.sensor.profile import SensorProfile
 from aura.sensor.simulate import Capture, draw_capture, normalise_raw, simulate
 from storage.dataset import Dataset
@@ -48,17 +48,19 @@ class Sample:
 
 @dataclass(frozen=True)
 class Piece:
-    """The part of a photograph that becomes a sample.
+    """Samples of a photograph whose light is computed in one pass.
 
     Attributes:
-        pixels: sRGB ``(H, W, 3)`` uint8, cut out or shrunk as the plan says.
-        inversion: of what it is a window of: its photograph, or itself if it was shrunk.
-        window: where.
+        inversion: of what they are windows of: their photograph, or the one sample itself if it was shrunk.
+        group: the windows.
+        rows: of the plan, one for each window.
+        pixels: sRGB ``(H, W, 3)`` uint8 of each, cut out or shrunk as the plan says.
     """
 
-    pixels: Photograph
     inversion: Inversion
-    window: Window
+    group: WindowGroup
+    rows: list[PlanRow]
+    pixels: list[Photograph]
 
 
 @dataclass(frozen=True)
@@ -96,18 +98,36 @@ def cut(rows: list[PlanRow], photograph: Photograph) -> list[Cut]:
     ]
 
 
-def begin(cuts: Sequence[Cut], inverse: Reconstructor) -> list[tuple[PlanRow, Piece]]:
-    """Look at photographs of one shape, and pair each row of the plan with its piece."""
+def begin(cuts: Sequence[Cut], inverse: Reconstructor) -> list[Piece]:
+    """Look at photographs of one shape, and say what is to be inverted of them."""
     inversions = inverse.begin_batch([each.seen for each in cuts])
     return [
-        (row, Piece(piece, inversion, window))
+        Piece(
+            inversion,
+            group,
+            rows=[each.rows[member] for member in group.members],
+            pixels=[each.pieces[member] for member in group.members],
+        )
         for each, inversion in zip(cuts, inversions, strict=True)
-        for row, piece, window in zip(each.rows, each.pieces, each.windows, strict=True)
+        for group in inversion.groups(each.windows)
     ]
 
 
-def make_sample(row: PlanRow, piece: Piece, dataset: Dataset) -> Sample:
-    """Make the RAW of a piece and measure it: all of it where the inverse computes, a CPU or a GPU."""
+def make_piece(piece: Piece, dataset: Dataset) -> list[Sample]:
+    """Make the samples of a piece and measure them: all of it where the inverse computes, a CPU or a GPU."""
+    lights = piece.inversion.lights(piece.group)
+    return [make_sample(*each, dataset) for each in zip(piece.rows, piece.pixels, lights, strict=True)]
+
+
+def make_sample(row: PlanRow, pixels: Photograph, light: Tensor, dataset: Dataset) -> Sample:
+    """Make the RAW of a photograph's light, and measure it against its pixels.
+
+    Args:
+        row: of the plan.
+        pixels: sRGB ``(2h, 2w, 3)`` uint8.
+        light: canonical linear ``(3, 2h, 2w)`` float32.
+        dataset: says camera, noise and metrics.
+    """
     recipe = dataset.recipe
     profile = SensorProfile.model_validate(dataset.profiles[row["camera"]])
     model = "none" if recipe.noise == "none" else recipe.noise_model
@@ -115,11 +135,10 @@ def make_sample(row: PlanRow, piece: Piece, dataset: Dataset) -> Sample:
         profile, row["iso"], row["seed"], noise_model=model, illuminant_kelvin=recipe.illuminant_kelvin
     )
     with torch.inference_mode():
-        light = piece.inversion.light(piece.window)
         raw = simulate(light, replace(capture, noise=None) if recipe.noise == "on_read" else capture)
         levels = profile.levels_at(row["iso"])
         normalised = normalise_raw(raw, levels.black_level, levels.white_level)
-        source = torch.from_numpy(piece.pixels).permute(2, 0, 1).contiguous()
+        source = torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
         metric = perceptual_metric(raw.device) if needs_lpips(row["sample_id"], recipe.lpips_share) else None
         quality = cycle_quality(source.to(raw.device), _rendered(normalised, capture), metric)
         clipped = (raw >= raw.new_tensor(levels.white_level, dtype=torch.float32)[:, None, None]).float().mean().item()

@@ -18,7 +18,7 @@ import numpy as np
 from aura.errors import IntegrityError, RejectedImageError
 from aura.reconstruct import Method, Reconstructor
 from flows.lanes import Lanes, lanes
-from flows.sample import Cut, Photograph, Piece, PlanRow, Sample, begin, cut, make_sample
+from flows.sample import Cut, Photograph, Piece, PlanRow, Sample, begin, cut, make_piece
 from flows.stages import in_order
 from storage.corpus import read_source
 from storage.dataset import Dataset, open_dataset
@@ -126,12 +126,12 @@ def _stages(
         except RejectedImageError as error:
             return [_reject(row, error) for row in source]
 
-    def begun(batch: list[Cut | RejectRow]) -> Sequence[tuple[PlanRow, Piece] | RejectRow]:
+    def begun(batch: list[Cut | RejectRow]) -> Sequence[Piece | RejectRow]:
         cuts = [each for each in batch if isinstance(each, Cut)]
         return begin(cuts, inverse) if cuts else [each for each in batch if isinstance(each, RejectRow)]
 
-    def made(planned: tuple[PlanRow, Piece] | RejectRow) -> Sample | RejectRow:
-        return planned if isinstance(planned, RejectRow) else make_sample(*planned, dataset)
+    def made(piece: Piece | RejectRow) -> Sequence[Sample | RejectRow]:
+        return [piece] if isinstance(piece, RejectRow) else make_piece(piece, dataset)
 
     def encoded(sample: Sample | RejectRow) -> EncodedSample | RejectRow:
         if isinstance(sample, RejectRow):
@@ -142,7 +142,7 @@ def _stages(
     photographs = chain.from_iterable(in_order(pools.readers, read, sources, _PIXELS_AHEAD, _pixels))
     batches = _alike(photographs, inverse.batch_pixels)
     pieces = chain.from_iterable(in_order(pools.compute, begun, batches, pools.width))
-    samples = in_order(pools.compute, made, pieces, pools.width + 1)
+    samples = chain.from_iterable(in_order(pools.compute, made, pieces, pools.width + 1))
     return in_order(pools.encoders, encoded, samples, pools.width + 1)
 
 

@@ -65,6 +65,24 @@ def test_a_window_of_a_large_photograph_does_not_depend_on_the_others(
     assert torch.equal(alone, among)
 
 
+def test_tiles_of_a_plan_share_a_pass_and_are_what_each_is_alone(aura: Reconstructor, monkeypatch) -> None:
+    monkeypatch.setattr(reconstruct, "WHOLE_IMAGE_PIXELS", 0)
+    monkeypatch.setattr(reconstruct, "TILE", 128)
+    monkeypatch.setattr(reconstruct, "_TILE_PART", 64)
+    image = photograph(200, 220)
+    regular = [Window(top, left, 64, 64) for top in (0, 64, 128) for left in (0, 64)] + [Window(128, 128, 64, 90)]
+    windows = [*regular, Window(2, 0, 64, 64), Window(64, 64, 128, 64)]
+    groups = aura.begin(image).groups(windows)
+    assert [group.members for group in groups] == [[0, 1, 2, 3], [4, 5], [6], [7], [8]]
+    assert groups[0].around == Window(0, 0, 128, 128)
+    assert groups[2].around == Window(128, 128, 72, 92)
+    whole = aura.canonical(image)[0]
+    for window, light in zip(windows, aura.canonical(image, windows), strict=True):
+        assert torch.equal(light, aura.canonical(image, [window])[0])
+        expected = whole[:, window.top : window.top + window.height, window.left : window.left + window.width]
+        torch.testing.assert_close(light, expected, rtol=0, atol=1e-4)
+
+
 @settings(max_examples=8, deadline=None)
 @given(height=st.integers(16, 70), width=st.integers(16, 70), method=st.sampled_from(reconstruct.METHODS))
 def test_any_size_is_taken(height: int, width: int, method: reconstruct.Method) -> None:
@@ -141,6 +159,7 @@ def test_photographs_of_one_shape_may_share_a_pass(method: reconstruct.Method) -
     images = [photograph(70, 90, seed) for seed in range(3)]
     window = Window(2, 4, 60, 80)
     for alone, among in zip(map(inverse.begin, images), inverse.begin_batch(images), strict=True):
-        torch.testing.assert_close(among.light(window), alone.light(window), rtol=1e-4, atol=1e-5)
+        lights = [each.lights(*each.groups([window]))[0] for each in (alone, among)]
+        torch.testing.assert_close(*lights, rtol=1e-4, atol=1e-5)
     with pytest.raises(InvalidInputError, match="expected one"):
         inverse.begin_batch([images[0], photograph(70, 92)])
