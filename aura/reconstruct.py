@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Final, Literal, NamedTuple, Protocol, get_args
 
@@ -17,7 +18,8 @@ import torch
 from numpy.typing import NDArray
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from aura import unprocess
 from aura.errors import InvalidInputError, MissingFileError, WeightsError
@@ -85,7 +87,8 @@ class Reconstructor:
                 raise InvalidInputError(f"Method {method!r} has no weights, but {weights} was given. Drop one of them.")
             return cls(method, hashlib.sha256(f"{method}/1".encode()).hexdigest(), place)
         path = weights or RELEASED_WEIGHTS
-        model = load_weights(path).to(place).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]  # torch's stub lacks this form
+        model = fold_batch_norms(load_weights(path).eval())
+        model = model.to(place).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks this form
         return cls(method, hashlib.sha256(b"aura/2" + path.read_bytes()).hexdigest(), place, model)
 
     def canonical(self, image: NDArray[np.uint8], windows: Sequence[Window] | None = None) -> list[Tensor]:
@@ -269,6 +272,16 @@ def load_weights(path: Path) -> Aura:
             f"{path} does not hold AURA weights ({type(error).__name__}: {first_line}). "
             "Use a file that 'aura train' wrote."
         ) from error
+    return model
+
+
+def fold_batch_norms(model: Aura) -> Aura:
+    """Take each batch norm into the convolution before it; the model can then compute, but not be trained or saved."""
+    for layers in model.modules():
+        if isinstance(layers, nn.Sequential):
+            for place, (convolution, norm) in enumerate(pairwise(layers)):
+                if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                    layers[place], layers[place + 1] = fuse_conv_bn_eval(convolution, norm), nn.Identity()
     return model
 
 

@@ -9,22 +9,34 @@ from __future__ import annotations
 
 from typing import Final, Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from aura.color import rgb_to_ycbcr
+from aura.color import rgb_to_ycbcr, ycbcr_matrix
 from aura.errors import InvalidInputError
 from aura.nets.context import Context, ContextEncoder, Summary, summarise
 from aura.nets.csp import Branches, CspLayer
 from aura.nets.denoise import DenoiseNet
-from aura.nets.global_map import GlobalInverse, GlobalMapHead, apply_global_inverse, invert_codes, mean_inverse
+from aura.nets.global_map import (
+    GlobalInverse,
+    GlobalMapHead,
+    apply_global_inverse,
+    code_tables,
+    invert_codes,
+    mean_inverse,
+)
+from aura.nets.loops import join_light, to_cells
 
 ALIGNMENT: Final = 16
 """Tiles must start at multiples of this many pixels, so that pooling cells fall alike in tile and whole image."""
 _RESIDUAL_REACH: Final = 0.25
 _RESIDUAL_FLOOR: Final = 0.02
+_REACH_F32: Final = np.float32(_RESIDUAL_REACH)
+_FLOOR_F32: Final = np.float32(_RESIDUAL_FLOOR)
+_YCBCR_OF_CODES: Final = (ycbcr_matrix() / 255.0).numpy()
 
 
 class AuraConfig(BaseModel):
@@ -68,7 +80,7 @@ class _CspBlock(nn.Module):
         self.attend = CspLayer(outputs, branches, encoder.vector_size, encoder.token_size)
 
     def forward(self, features: Tensor, context: Context) -> Tensor:
-        attended: Tensor = self.attend(F.relu(self.conv(features)), context)
+        attended: Tensor = self.attend(F.relu(self.conv(features), inplace=True), context)
         return attended
 
 
@@ -109,7 +121,9 @@ class Aura(nn.Module):
                 _CspBlock(2 * first, first, fine, encoder),
             ]
         )
-        self.generator = nn.Sequential(nn.Conv2d(first, 24, 3, padding=1, bias=False), nn.BatchNorm2d(24), nn.ReLU())
+        self.generator = nn.Sequential(
+            nn.Conv2d(first, 24, 3, padding=1, bias=False), nn.BatchNorm2d(24), nn.ReLU(inplace=True)
+        )
         self.to_planes = nn.Conv2d(24, 12 if config.head == "canonical" else 4, 1)
         nn.init.zeros_(self.to_planes.weight)
         nn.init.zeros_(self.to_planes.bias)  # type: ignore[arg-type]  # a bias exists by construction
@@ -161,9 +175,26 @@ class Aura(nn.Module):
             codes: sRGB ``(B, 3, H, W)`` uint8, sides as for :meth:`forward`.
             context: of the whole photograph.
         """
+        if codes.device.type == "cpu" and self.config.local and self.config.ycbcr and self.config.head == "canonical":
+            return self._invert_codes_on_cpu(codes, context)
         with torch.autocast(codes.device.type, enabled=False):
             canonical = invert_codes(codes, self.mean_inverse(context))
         return self._add_local(canonical, codes.float() / 255.0, context)
+
+    def _invert_codes_on_cpu(self, codes: Tensor, context: Context) -> Tensor:
+        """Do it with one pass over the pixels before the layers, and one after them."""
+        pixels = codes.permute(0, 2, 3, 1).contiguous().numpy()
+        batch, height, width, _ = pixels.shape
+        cells = torch.empty(batch, height // 2, width // 2, 12)
+        for image, out in zip(pixels, cells.numpy(), strict=True):
+            to_cells(image, _YCBCR_OF_CODES, out)
+        residual = self._from_cells(cells.permute(0, 3, 1, 2), context).permute(0, 2, 3, 1).contiguous().numpy()
+        light = torch.empty(batch, 3, height, width)
+        maps = zip(*self.mean_inverse(context), strict=True)
+        for image, (*curves, matrix), change, out in zip(pixels, maps, residual, light.numpy(), strict=True):
+            own, luma, maximum = (table.numpy() for table in code_tables(*curves))
+            join_light(image, own, luma, maximum, matrix.numpy(), change, _REACH_F32, _FLOOR_F32, out)
+        return light
 
     def _add_local(self, canonical: Tensor, image: Tensor, context: Context) -> Tensor:
         if not self.config.local:
@@ -188,7 +219,9 @@ class Aura(nn.Module):
 
     def local_planes(self, image: Tensor, context: Context) -> Tensor:
         """The CSP network: sRGB ``(B, 3, H, W)`` -> 12 (or 4) planes at half size, zero at the start of training."""
-        planes = F.pixel_unshuffle(rgb_to_ycbcr(image) if self.config.ycbcr else image, 2)
+        return self._from_cells(F.pixel_unshuffle(rgb_to_ycbcr(image) if self.config.ycbcr else image, 2), context)
+
+    def _from_cells(self, planes: Tensor, context: Context) -> Tensor:
         if self.denoise_net is not None:
             planes = self.denoise_net(planes)
         skips = []

@@ -14,9 +14,9 @@ class DnCnn(nn.Module):
 
     def __init__(self, channels: int, width: int = 16, depth: int = 4) -> None:
         super().__init__()
-        layers: list[nn.Module] = [nn.Conv2d(channels, width, 3, padding=1), nn.ReLU()]
+        layers: list[nn.Module] = [nn.Conv2d(channels, width, 3, padding=1), nn.ReLU(inplace=True)]
         for _ in range(depth - 2):
-            layers += [nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
+            layers += [nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
         layers.append(nn.Conv2d(width, channels, 3, padding=1))
         self.layers = nn.Sequential(*layers)
 
@@ -33,7 +33,7 @@ class DenoiseNet(nn.Module):
         super().__init__()
         self.backbone = DnCnn(channels, width, depth)
         self.branch = nn.Sequential(
-            nn.Conv2d(channels, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels), nn.ReLU()
+            nn.Conv2d(channels, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels), nn.ReLU(inplace=True)
         )
         self.linear = nn.Conv2d(channels, channels, 1)
         nn.init.zeros_(self.branch[1].weight)  # type: ignore[arg-type]  # nn.Sequential's items are typed as Module
