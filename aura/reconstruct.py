@@ -24,7 +24,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from aura import unprocess
 from aura.errors import InvalidInputError, MissingFileError, WeightsError
 from aura.nets.aura import ALIGNMENT, Aura, AuraConfig
-from aura.nets.context import Context, summarise
+from aura.nets.context import Context, summarise_codes
 
 Method = Literal["aura", "upi", "linearise"]
 METHODS: Final[tuple[Method, ...]] = get_args(Method)
@@ -145,7 +145,7 @@ class Reconstructor:
             formula = unprocess.upi if self.name == "upi" else unprocess.linearise
             return [_ClassicalInversion(one[None], formula) for one in codes.unbind(0)]
         with torch.inference_mode():
-            context = self._model.context(summarise(codes / 255.0))
+            context = self._model.context(summarise_codes(codes))
             whole: Sequence[Tensor | None] = [None] * len(images)
             if codes.shape[-2] * codes.shape[-1] <= WHOLE_IMAGE_PIXELS:
                 whole = _run(self._model, codes, Window(0, 0, *codes.shape[-2:]), context).unbind(0)

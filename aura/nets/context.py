@@ -7,12 +7,19 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from aura.errors import InvalidInputError
-from aura.nets.tone_statistics import STATISTICS_SIZE, close_statistics, distant_statistics
+from aura.nets.statistics_loops import average_codes
+from aura.nets.tone_statistics import (
+    STATISTICS_SIZE,
+    close_statistics,
+    close_statistics_of_codes,
+    distant_statistics,
+)
 
 THUMBNAIL_SIZE: Final = 48
 SMALLEST_SIDE: Final = 8
@@ -76,6 +83,28 @@ def summarise(image: Tensor, close_up: Tensor | None = None) -> Summary:
     return Summary(thumbnail, torch.cat([distant_statistics(thumbnail), close_statistics(near)], dim=1))
 
 
+def summarise_codes(codes: Tensor) -> Summary:
+    """Do what :func:`summarise` does to photographs of 8 bits; on a CPU several times faster.
+
+    Args:
+        codes: sRGB ``(B, 3, H, W)`` uint8, sides of at least 8.
+    """
+    if codes.device.type != "cpu":
+        return summarise(codes / 255.0)
+    parts = [_summarise_one(image) for image in codes.permute(0, 2, 3, 1).contiguous()]
+    return Summary(*(torch.cat(part) for part in zip(*parts, strict=True)))
+
+
+def _summarise_one(codes: Tensor) -> Summary:
+    """``(H, W, 3)`` uint8 on a CPU."""
+    sums = np.empty((3, THUMBNAIL_SIZE, THUMBNAIL_SIZE), np.int64)
+    counts = np.empty((THUMBNAIL_SIZE, THUMBNAIL_SIZE), np.int64)
+    average_codes(codes.numpy(), sums, counts)
+    thumbnail = torch.from_numpy((sums / (255.0 * counts)).astype(np.float32))[None]
+    near = _patches_of_codes(codes)
+    return Summary(thumbnail, torch.cat([distant_statistics(thumbnail), close_statistics_of_codes(near)], dim=1))
+
+
 def _patches(image: Tensor) -> Tensor:
     """A megapixel of native pixels, evenly spread; averaging would hide noise and clipped pixels."""
     height, width = image.shape[-2:]
@@ -83,6 +112,15 @@ def _patches(image: Tensor) -> Tensor:
         return image
     rows, columns = (_evenly_spread(side, image.device) for side in (height, width))
     return image[..., rows[:, None], columns[None, :]]
+
+
+def _patches_of_codes(codes: Tensor) -> Tensor:
+    """As :func:`_patches`, of ``(H, W, 3)``."""
+    height, width, _ = codes.shape
+    if height * width <= (_PATCH * _PATCHES_A_SIDE) ** 2:
+        return codes
+    rows, columns = (_evenly_spread(side, codes.device) for side in (height, width))
+    return codes[rows].index_select(1, columns)
 
 
 def _evenly_spread(side: int, device: torch.device) -> Tensor:

@@ -11,11 +11,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from aura.color import LUMA_COEFFICIENTS
+from aura.nets.statistics_loops import count_clipped, count_deviations
 
 _BINS: Final = 64
 _JOINT_BINS: Final = 16
@@ -71,12 +73,26 @@ def close_statistics(close_up: Tensor) -> Tensor:
     edges = _clipped(close_up[..., :1, :]) + _clipped(close_up[..., -1:, :])
     shares = (shares + edges) / close_up[0, 0].numel()
     counts = torch.stack([_deviations_by_level(strip) for strip in strips]).sum(0)
-    pixels = (close_up.shape[-2] - 2) * (close_up.shape[-1] - 2)
+    return _describe(shares, counts, (close_up.shape[-2] - 2) * (close_up.shape[-1] - 2))
+
+
+def close_statistics_of_codes(close_up: Tensor) -> Tensor:
+    """Do what :func:`close_statistics` does to codes on a CPU: ``(h, w, 3)`` uint8, contiguous -> ``(1, 968)``."""
+    height, width, _ = close_up.shape
+    clipped, counts = np.zeros(8, np.int64), np.zeros((4, _GRADIENT_BINS, _DEVIATION_BINS))
+    count_clipped(close_up.numpy(), clipped)
+    count_deviations(close_up.numpy(), np.array(LUMA_COEFFICIENTS["bt2100"], np.float32), counts)
+    shares = torch.from_numpy(clipped)[None].float() / (height * width)
+    return _describe(shares, torch.from_numpy(counts)[None].float(), (height - 2) * (width - 2))
+
+
+def _describe(shares: Tensor, counts: Tensor, neighbourhoods: int) -> Tensor:
+    """Shares of clipped pixels ``(B, 8)`` and counts by level and deviation ``(B, 4, 16, 12)`` -> ``(B, 968)``."""
     total = counts.sum(3, keepdim=True)
     given_level = counts / (total + 1.0)
     mean_bin = given_level @ torch.arange(float(_DEVIATION_BINS), device=counts.device)
     lower_end = (given_level.cumsum(3) < 0.2).float().sum(3)
-    presence = (total[..., 0] / pixels).sqrt()
+    presence = (total[..., 0] / neighbourhoods).sqrt()
     return torch.cat(
         [
             shares.sqrt(),

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
 from aura.color import srgb_to_linear
-from aura.nets.context import STATISTICS_SIZE, summarise
+from aura.nets.context import STATISTICS_SIZE, summarise, summarise_codes
 from aura.nets.tone_statistics import CLOSE_SIZE, DISTANT_SIZE, close_statistics, distant_statistics
 
 DEVIATIONS = slice(8, 8 + 4 * 16 * 12)
@@ -65,3 +66,16 @@ def test_a_close_up_replaces_only_what_is_seen_closely() -> None:
     alone, both = summarise(image).statistics, summarise(image, close_up).statistics
     assert torch.equal(alone[:, :DISTANT_SIZE], both[:, :DISTANT_SIZE])
     assert torch.equal(both[:, DISTANT_SIZE:], close_statistics(close_up))
+
+
+@pytest.mark.parametrize("size", [(8, 8), (9, 50), (61, 200), (1100, 1300)])
+def test_codes_are_summarised_like_values(size):
+    rng = np.random.default_rng(3)
+    y, x = np.mgrid[0 : size[0], 0 : size[1]]
+    smooth = 130 + 140 * np.sin(y / 17.0)[..., None] * np.cos(x[..., None] / np.array([11.0, 23.0, 31.0]))
+    grain = rng.normal(0, 2, (*size, 3)) * (x[..., None] > size[1] // 2)
+    codes = torch.from_numpy((smooth + grain).clip(0, 255).astype(np.uint8)).permute(2, 0, 1)[None].repeat(2, 1, 1, 1)
+    codes[1] = codes[1].flip(-1)
+    expected, found = summarise(codes / 255.0), summarise_codes(codes)
+    torch.testing.assert_close(found.thumbnail, expected.thumbnail, rtol=0, atol=1e-4)
+    torch.testing.assert_close(found.statistics, expected.statistics, rtol=0, atol=2e-3)
