@@ -78,4 +78,6 @@ def test_codes_are_summarised_like_values(size):
     codes[1] = codes[1].flip(-1)
     expected, found = summarise(codes / 255.0), summarise_codes(codes)
     torch.testing.assert_close(found.thumbnail, expected.thumbnail, rtol=0, atol=1e-4)
-    torch.testing.assert_close(found.statistics, expected.statistics, rtol=0, atol=2e-3)
+    apart = (found.statistics - expected.statistics).abs()
+    assert apart.max() < 0.05  # what lies on the edge of two bins may fall into the other
+    assert apart.mean() < 2e-4
