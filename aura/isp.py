@@ -27,7 +27,7 @@ from aura.errors import InvalidInputError
 from aura.tone_curves import MIDDLE_GREY, TONE_FAMILIES, curve_axis, draw_tone_curve, encode_curve_axis
 
 _CODE_STEPS: Final = 65535
-_NEAR_SATURATION: Final = 0.9  # of the sensor; from here on a channel's measurement is doubted
+NEAR_SATURATION: Final = 0.9  # of the sensor; from here on a channel's measurement is doubted
 
 
 def render(raw: Tensor, cfa_pattern: CfaPattern, wb_gains: Tensor, camera_to_srgb: Tensor) -> Tensor:
@@ -70,12 +70,12 @@ def render_codes(raw: Tensor, cfa_pattern: CfaPattern, wb_gains: Tensor, camera_
     """
     linear = _render_linear(raw, cfa_pattern, wb_gains, camera_to_srgb)
     position = linear.mul_(_CODE_STEPS).add_(0.5).to(torch.int32)
-    codes = _code_table(linear.device).index_select(0, position.flatten()).view(linear.shape)
+    codes = code_table(linear.device).index_select(0, position.flatten()).view(linear.shape)
     return join_sites(codes)
 
 
 @lru_cache(maxsize=2)
-def _code_table(device: torch.device) -> Tensor:
+def code_table(device: torch.device) -> Tensor:
     """The 8-bit sRGB code of each of 65,536 steps of linear light."""
     light = torch.arange(_CODE_STEPS + 1, dtype=torch.float64) / _CODE_STEPS
     return (linear_to_srgb(light) * 255.0).round().to(torch.uint8).to(device)
@@ -103,7 +103,7 @@ def _balance(camera: Tensor, gains: Tensor) -> Tensor:
     if gains.device.type == "cpu" and not bool(early.any()):  # asking would make a GPU wait
         return balanced
     known = torch.where(early, 1.0, balanced).amin(dim=-3, keepdim=True).clamp_max(1.0)
-    x = ((camera - _NEAR_SATURATION) / (1.0 - _NEAR_SATURATION)).clamp(0.0, 1.0)
+    x = ((camera - NEAR_SATURATION) / (1.0 - NEAR_SATURATION)).clamp(0.0, 1.0)
     raised = torch.lerp(balanced, torch.maximum(balanced, known.expand_as(balanced)), x * x * (3.0 - 2.0 * x))
     return torch.where(early, raised, balanced)
 
