@@ -2,7 +2,8 @@
 
 Both are 8-bit images. All that does not depend on place follows from how often each pair of codes occurs: PSNR, the
 curve that matches exposure and tone, and PSNR after it. SSIM is that of luma at every fourth window in both directions,
-which leaves no pixel unseen.
+which leaves no pixel unseen. A CPU does in compiled loops (:mod:`aura.code_pairs`) what is written here in torch, which
+is the definition.
 """
 
 from __future__ import annotations
@@ -11,19 +12,18 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from aura.code_pairs import SSIM_STRIDE, count_pairs, squared_error, strided_ssim
 from aura.color import LUMA_COEFFICIENTS
 from aura.errors import InvalidInputError
-from aura.metrics import SSIM_WINDOW, fit_tone, similarity, ssim_blur
+from aura.metrics import SSIM_WINDOW, fit_tone, similarity, ssim_blur, ssim_window
 from aura.perceptual import SMALLEST_SIDE, Lpips
 
 _CODES: Final = 256
 _BANDS: Final = 64
-_SSIM_STRIDE: Final = 4
-# rows of windows at a time: what SSIM holds then stays in the processor's cache
-_WINDOW_ROWS: Final = 64
 
 
 @dataclass(frozen=True)
@@ -60,14 +60,10 @@ def cycle_quality(source: Tensor, rendered: Tensor, lpips: Lpips | None) -> Cycl
         InvalidInputError: shapes differ, are not ``(3, H, W)`` uint8, or a side is under 11.
     """
     _require_codes(source, rendered)
-    source, rendered = source.to(torch.int32), rendered.to(torch.int32)
-    joint = _count_pairs(rendered, source)
+    joint = _joint_counts(rendered, source)
     tables = np.stack([_matching_table(counts) for counts in joint])
     identity = np.broadcast_to(np.arange(_CODES, dtype=np.float32) / (_CODES - 1), tables.shape)
-    light, light_rendered, light_matched = (
-        _luma(codes, table) for codes, table in ((source, identity), (rendered, identity), (rendered, tables))
-    )
-    ssims = _strided_ssim(light, light_rendered, light_matched)
+    ssim, ssim_matched = _ssims(source, rendered, tables)
     distance = distance_matched = None
     if lpips is not None and min(source.shape[-2:]) >= SMALLEST_SIDE:
         images = torch.stack([_look_up(rendered, identity), _look_up(rendered, tables)])
@@ -75,8 +71,8 @@ def cycle_quality(source: Tensor, rendered: Tensor, lpips: Lpips | None) -> Cycl
     return CycleQuality(
         psnr=_psnr(joint, identity),
         psnr_matched=_psnr(joint, tables),
-        ssim=ssims[0],
-        ssim_matched=ssims[1],
+        ssim=ssim,
+        ssim_matched=ssim_matched,
         lpips=distance,
         lpips_matched=distance_matched,
     )
@@ -95,11 +91,17 @@ def _require_codes(source: Tensor, rendered: Tensor) -> None:
         )
 
 
+def _joint_counts(rendered: Tensor, source: Tensor) -> np.ndarray:
+    if source.device.type == "cpu":
+        return count_pairs(_array(rendered), _array(source))
+    return _count_pairs(rendered, source)
+
+
 def _count_pairs(rendered: Tensor, source: Tensor) -> np.ndarray:
-    """How often each code of the source meets each of the rendering: int32 ``(3, H, W)`` twice -> ``(3, 256, 256)``."""
+    """How often each code of the source meets each of the rendering: uint8 ``(3, H, W)`` twice -> ``(3, 256, 256)``."""
     channel = torch.arange(3, dtype=torch.int32, device=source.device)[:, None, None]
     pairs = torch.bincount(((channel * _CODES + rendered) * _CODES + source).flatten(), minlength=3 * _CODES**2)
-    return pairs.view(3, _CODES, _CODES).cpu().numpy()
+    return pairs.view(3, _CODES, _CODES).to(torch.int32).cpu().numpy()
 
 
 def _matching_table(joint: np.ndarray) -> np.ndarray:
@@ -110,20 +112,21 @@ def _matching_table(joint: np.ndarray) -> np.ndarray:
 
 def _psnr(joint: np.ndarray, tables: np.ndarray) -> float:
     """PSNR in dB of the rendering, after a table per channel, from the pairs of codes."""
-    error = (tables[:, :, None].astype(np.float64) - np.arange(_CODES, dtype=np.float32) / (_CODES - 1)) ** 2
-    total = float((joint * error).sum())
+    total = squared_error(joint, np.ascontiguousarray(tables))
     return float("inf") if total == 0.0 else float(-10.0 * np.log10(total / joint.sum()))
 
 
-def _luma(codes: Tensor, tables: np.ndarray) -> Tensor:
-    """BT.709 luma of a channel-wise table's values: int32 ``(3, H, W)`` -> float32 ``(H, W)``."""
-    coefficients = np.array(LUMA_COEFFICIENTS["bt709"], np.float32)
-    weighted = torch.from_numpy(tables * coefficients[:, None]).to(codes.device)
-    red, green, blue = (
-        table.index_select(0, channel.flatten()) for table, channel in zip(weighted, codes, strict=True)
-    )
-    luma: Tensor = red.add_(green).add_(blue)
-    return luma.view(codes.shape[1:])
+def _ssims(source: Tensor, rendered: Tensor, tables: np.ndarray) -> tuple[float, float]:
+    """SSIM of the rendering's luma, as is and after its tables."""
+    weights = np.array(LUMA_COEFFICIENTS["bt709"], np.float32)
+    plain, matched = weights / np.float32(_CODES - 1), tables * weights[:, None]
+    if source.device.type == "cpu":
+        return strided_ssim(_array(source), _array(rendered), plain, matched, ssim_window().numpy())
+    return _strided_ssim(source, rendered, torch.from_numpy(plain), torch.from_numpy(matched))
+
+
+def _array(codes: Tensor) -> npt.NDArray[np.uint8]:
+    return np.ascontiguousarray(codes.numpy())
 
 
 def _look_up(codes: Tensor, tables: np.ndarray) -> Tensor:
@@ -131,19 +134,29 @@ def _look_up(codes: Tensor, tables: np.ndarray) -> Tensor:
     return torch.stack([table[channel.long()] for table, channel in zip(values, codes, strict=True)])
 
 
-def _strided_ssim(reference: Tensor, *images: Tensor) -> list[float]:
-    """Mean SSIM of each image ``(H, W)`` with the reference over every fourth window in both directions."""
-    height = reference.shape[0]
-    step = _WINDOW_ROWS * _SSIM_STRIDE if reference.device.type == "cpu" else height
-    total = reference.new_zeros(len(images), dtype=torch.float64)
-    windows = 0
-    for top in range(0, height - SSIM_WINDOW + 1, step):
-        rows = slice(top, top + step + SSIM_WINDOW - _SSIM_STRIDE)
-        one, others = reference[rows], [image[rows] for image in images]
-        planes = [one, one * one] + [part for other in others for part in (other, other * other, other * one)]
-        mean, square, *parts = ssim_blur(torch.stack(planes), _SSIM_STRIDE)
-        triples = zip(*(iter(parts),) * 3, strict=True)
-        maps = [similarity(own, mean, squares + square, product) for own, squares, product in triples]
-        total += torch.stack([values.sum(dtype=torch.float64) for values in maps])
-        windows += mean.numel()
-    return (total / windows).tolist()
+def _strided_ssim(source: Tensor, rendered: Tensor, plain: Tensor, matched: Tensor) -> tuple[float, float]:
+    """What :func:`aura.code_pairs.strided_ssim` does, on any device."""
+    codes = torch.arange(_CODES, dtype=torch.float32)
+    one, *others = (
+        _luma(image, weighted.to(image.device))
+        for image, weighted in (
+            (source, plain[:, None] * codes),
+            (rendered, plain[:, None] * codes),
+            (rendered, matched),
+        )
+    )
+    planes = [one, one * one] + [part for other in others for part in (other, other * other, other * one)]
+    mean, square, *parts = ssim_blur(torch.stack(planes), SSIM_STRIDE)
+    triples = zip(*(iter(parts),) * 3, strict=True)
+    maps = [similarity(own, mean, squares + square, product) for own, squares, product in triples]
+    ssim, ssim_matched = torch.stack(maps).mean(dim=(1, 2), dtype=torch.float64).tolist()
+    return ssim, ssim_matched
+
+
+def _luma(codes: Tensor, weighted: Tensor) -> Tensor:
+    """Luma of codes ``(3, H, W)`` from what each adds to it, ``(3, 256)``: float32 ``(H, W)``."""
+    red, green, blue = (
+        table.index_select(0, channel.flatten().int()) for table, channel in zip(weighted, codes, strict=True)
+    )
+    luma: Tensor = red.add_(green).add_(blue)
+    return luma.view(codes.shape[1:])

@@ -201,9 +201,7 @@ def ssim_blur(images: Tensor, stride: int = 1) -> Tensor:
         images: ``(*, H, W)`` float32, sides of at least 11.
         stride: 1 for every full window, which takes 10 off each side; n for every nth in each direction.
     """
-    position = torch.arange(SSIM_WINDOW, dtype=torch.float32, device=images.device) - SSIM_WINDOW // 2
-    window = torch.exp(-(position**2) / (2 * 1.5**2))
-    window = window / window.sum()
+    window = ssim_window().to(images.device)
     with torch.autocast(images.device.type, enabled=False):
         # all planes as the channels of one depthwise convolution: several times faster than a batch of one channel
         planes = images.flatten(0, -3)[None]
@@ -211,6 +209,13 @@ def ssim_blur(images: Tensor, stride: int = 1) -> Tensor:
         rows = F.conv2d(planes, window.view(1, 1, -1, 1).repeat(count, 1, 1, 1), groups=count, stride=(stride, 1))
         blurred = F.conv2d(rows, window.view(1, 1, 1, -1).repeat(count, 1, 1, 1), groups=count, stride=(1, stride))
     return blurred.reshape(*images.shape[:-2], *blurred.shape[-2:])
+
+
+def ssim_window() -> Tensor:
+    """The SSIM window in one direction, a Gaussian of sigma 1.5: float32 ``(11,)`` on the CPU, sums to 1."""
+    position = torch.arange(SSIM_WINDOW, dtype=torch.float32) - SSIM_WINDOW // 2
+    window = torch.exp(-(position**2) / (2 * 1.5**2))
+    return window / window.sum()
 
 
 def _monotone_curve(values: np.ndarray, targets: np.ndarray) -> np.ndarray:

@@ -1,7 +1,7 @@
 """Stored RAW rendered straight to 8-bit sRGB, with what a sample's record says about its light.
 
-The definition is torch's: :func:`aura.sensor.simulate.normalise_raw`, then :func:`aura.isp.render_codes`. A CPU does the
-same in one pass over tiles that stay in its first cache.
+The definition is torch's: :func:`aura.sensor.simulate.normalise_raw`, then :func:`aura.isp.render_codes`. A CPU does
+the same in one pass over tiles that stay in its first cache.
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ def _tally(planes: npt.NDArray[np.uint16], white: npt.NDArray[np.int64]) -> tupl
             row = planes[plane, y]
             for x in range(row.size):
                 sums[plane] += np.int64(row[x])
-                clipped += np.int64(row[x] >= level)
+                clipped += int(row[x] >= level)
     return sums, clipped
 
 
@@ -298,7 +298,9 @@ def _to_steps(
 
 
 @compiled
-def _look_up(steps: npt.NDArray[np.int32], table: npt.NDArray[np.uint8], cells: int, row: npt.NDArray[np.uint8]) -> None:
+def _look_up(
+    steps: npt.NDArray[np.int32], table: npt.NDArray[np.uint8], cells: int, row: npt.NDArray[np.uint8]
+) -> None:
     """Codes of a row of pixels, from the steps at its even columns and at its odd ones."""
     for x in range(cells):
         row[2 * x] = table[steps[x]]

@@ -36,15 +36,6 @@ def test_it_agrees_with_the_metrics_of_whole_images() -> None:
         assert value == pytest.approx(float(whole), abs=5e-3)
 
 
-def test_strips_of_windows_are_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
-    source = smooth_codes(333, 90)
-    whole = cycle_quality(source, darkened(source), None)
-    monkeypatch.setattr("aura.cycle._WINDOW_ROWS", 7)
-    strips = cycle_quality(source, darkened(source), None)
-    assert strips.ssim == pytest.approx(whole.ssim, abs=1e-6)
-    assert strips.ssim_matched == pytest.approx(whole.ssim_matched, abs=1e-6)
-
-
 def test_it_tells_exposure_from_damage(lpips: Lpips) -> None:
     source = smooth_codes()
     darker = cycle_quality(source, darkened(source), lpips)
