@@ -87,12 +87,23 @@ def render_raw(
     """
     if raw.ndim != 3 or raw.shape[0] != 4 or min(raw.shape[1:]) < 2:
         raise InvalidInputError(f"Packed RAW has shape {tuple(raw.shape)}; expected (4, h, w) of at least 2x2.")
-    if raw.device.type == "cpu":
-        return _render_on_cpu(raw, black_level, white_level, cfa_pattern, wb_gains, camera_to_srgb)
+    render = _render_on_cpu if raw.device.type == "cpu" else _render_in_torch
+    return render(raw, black_level, white_level, cfa_pattern, wb_gains, camera_to_srgb)
+
+
+def _render_in_torch(
+    raw: Tensor,
+    black_level: Sequence[float],
+    white_level: Sequence[float],
+    cfa_pattern: CfaPattern,
+    wb_gains: Sequence[float],
+    camera_to_srgb: Sequence[Sequence[float]],
+) -> Rendition:
     normalised = normalise_raw(raw, black_level, white_level)
     white = normalised.new_tensor(white_level)[:, None, None]
-    *means, clipped = torch.cat([normalised.mean(dim=(1, 2)), (raw >= white).float().mean()[None]]).tolist()
+    measured = torch.cat([normalised.mean(dim=(1, 2)), (raw >= white).float().mean()[None]])
     codes = render_codes(normalised, cfa_pattern, torch.tensor(wb_gains), torch.tensor(camera_to_srgb))
+    *means, clipped = measured.tolist()  # last, for it waits for the device
     return Rendition(codes, clipped, means)
 
 
