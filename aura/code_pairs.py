@@ -83,7 +83,7 @@ def strided_ssim(source: Codes, rendered: Codes, plain: Floats, matched: Floats,
     height, width = source.shape[1:]
     down = (height - SSIM_WINDOW) // SSIM_STRIDE + 1
     across = (width - SSIM_WINDOW) // SSIM_STRIDE + 1
-    lumas = np.zeros(3 * 4 * _LANE, np.float32)
+    luma = np.zeros(4 * _LANE, np.float32)
     moments = np.zeros(_PLANES * 4 * _LANE, np.float32)
     blurred = np.zeros(_ROW, np.float32)
     sums = np.zeros(_LIVE * _ROW, np.float32)
@@ -94,24 +94,14 @@ def strided_ssim(source: Codes, rendered: Codes, plain: Floats, matched: Floats,
         columns = SSIM_STRIDE * (count - 1) + SSIM_WINDOW
         start = SSIM_STRIDE * left
         for y in range(SSIM_STRIDE * (down - 1) + SSIM_WINDOW):
-            _luma(source[0, y, start:], source[1, y, start:], source[2, y, start:], plain, columns, lumas)
-            _luma(
-                rendered[0, y, start:],
-                rendered[1, y, start:],
-                rendered[2, y, start:],
-                plain,
-                columns,
-                lumas[4 * _LANE :],
-            )
-            _look_up(
-                rendered[0, y, start:],
-                rendered[1, y, start:],
-                rendered[2, y, start:],
-                matched,
-                columns,
-                lumas[8 * _LANE :],
-            )
-            _moments(lumas, count + 2, moments)
+            r, g, b = rendered[0, y, start:], rendered[1, y, start:], rendered[2, y, start:]
+            _luma(source[0, y, start:], source[1, y, start:], source[2, y, start:], plain, columns, luma)
+            _deal(luma, count + 2, moments)
+            _luma(r, g, b, plain, columns, luma)
+            _deal(luma, count + 2, moments[4 * _LANE :])
+            _look_up(r, g, b, matched, columns, luma)
+            _deal(luma, count + 2, moments[8 * _LANE :])
+            _multiply(moments)
             for plane in range(_PLANES):
                 _blur(moments[4 * plane * _LANE :], window, count, blurred[plane * _LANE :])
             last = min(y // SSIM_STRIDE, down - 1)
@@ -142,20 +132,24 @@ def _look_up(red: Codes, green: Codes, blue: Codes, tables: Floats, columns: int
 
 
 @compiled
-def _moments(lumas: Floats, count: int, moments: Floats) -> None:
-    """What SSIM blurs, every fourth column in a lane of its own."""
-    for phase in range(SSIM_STRIDE):
-        own, plain, matched = lumas[phase:], lumas[4 * _LANE + phase :], lumas[8 * _LANE + phase :]
-        lanes = moments[phase * _LANE :]
-        for x in range(count):
-            a, b, c = own[4 * x], plain[4 * x], matched[4 * x]
-            lanes[x] = a
-            lanes[4 * _LANE + x] = b
-            lanes[8 * _LANE + x] = c
-            lanes[12 * _LANE + x] = a * a + b * b
-            lanes[16 * _LANE + x] = a * b
-            lanes[20 * _LANE + x] = a * a + c * c
-            lanes[24 * _LANE + x] = a * c
+def _deal(luma: Floats, count: int, lanes: Floats) -> None:
+    """Put every fourth column into a lane of its own."""
+    for x in range(count):
+        lanes[x] = luma[4 * x]
+        lanes[_LANE + x] = luma[4 * x + 1]
+        lanes[2 * _LANE + x] = luma[4 * x + 2]
+        lanes[3 * _LANE + x] = luma[4 * x + 3]
+
+
+@compiled
+def _multiply(moments: Floats) -> None:
+    """Make of the three lumas the rest of what SSIM blurs."""
+    for x in range(4 * _LANE):
+        own, plain, matched = moments[x], moments[4 * _LANE + x], moments[8 * _LANE + x]
+        moments[12 * _LANE + x] = own * own + plain * plain
+        moments[16 * _LANE + x] = own * plain
+        moments[20 * _LANE + x] = own * own + matched * matched
+        moments[24 * _LANE + x] = own * matched
 
 
 @compiled

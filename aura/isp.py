@@ -76,7 +76,7 @@ def render_codes(raw: Tensor, cfa_pattern: CfaPattern, wb_gains: Tensor, camera_
 
 @lru_cache(maxsize=2)
 def code_table(device: torch.device) -> Tensor:
-    """The 8-bit sRGB code of each of 65,536 steps of linear light."""
+    """The 8-bit sRGB code of each of 65,536 even steps of linear light from 0 to 1: uint8 ``(65536,)``."""
     light = torch.arange(_CODE_STEPS + 1, dtype=torch.float64) / _CODE_STEPS
     return (linear_to_srgb(light) * 255.0).round().to(torch.uint8).to(device)
 

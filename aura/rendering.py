@@ -83,10 +83,14 @@ def render_raw(
         The rendering; light within 2^-17 of the border between two codes may take either on another processor.
 
     Raises:
-        InvalidInputError: not four planes, or they are smaller than 2x2.
+        InvalidInputError: not four planes, they are smaller than 2x2, or a white level is not above its black level.
     """
     if raw.ndim != 3 or raw.shape[0] != 4 or min(raw.shape[1:]) < 2:
         raise InvalidInputError(f"Packed RAW has shape {tuple(raw.shape)}; expected (4, h, w) of at least 2x2.")
+    if not all(white > black for black, white in zip(black_level, white_level, strict=True)):
+        raise InvalidInputError(
+            f"Black levels are {tuple(black_level)} and white levels {tuple(white_level)}; each white level must be above."
+        )
     render = _render_on_cpu if raw.device.type == "cpu" else _render_in_torch
     return render(raw, black_level, white_level, cfa_pattern, wb_gains, camera_to_srgb)
 
@@ -304,7 +308,9 @@ def _to_steps(
             a = min(max(camera[x] * gain_own, _ZERO), _ONE)
             b = min(max(camera[_LANE + x] * gain_green, _ZERO), _ONE)
             c = min(max(camera[2 * _LANE + x] * gain_other, _ZERO), _ONE)
-            light = min(max(from_own * a + from_green * b + from_other * c, _ZERO), _ONE)
+            light = from_own * a + from_green * b + from_other * c
+            light = light if light > _ZERO else _ZERO  # noqa: FURB136 - NaN becomes 0: no step is beyond the table
+            light = min(light, _ONE)
             lane[x] = np.int32(light * _STEPS + _HALF)
 
 

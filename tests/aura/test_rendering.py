@@ -1,5 +1,7 @@
 """Stored RAW rendered on a CPU in one pass: what torch's definition says, at every size and pattern."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -74,7 +76,30 @@ def test_the_same_raw_is_rendered_the_same_whatever_holds_it() -> None:
         assert again.channel_mean == first.channel_mean
 
 
+def test_frames_rendered_side_by_side_are_those_rendered_alone() -> None:
+    frames = [noisy_raw(40, 150, seed) for seed in range(8)]
+
+    def rendered(raw: torch.Tensor) -> torch.Tensor:
+        return render_raw(raw, BLACK, WHITE, "BGGR", (0.8, 1.0, 2.4), MATRIX).codes
+
+    alone = [rendered(raw) for raw in frames]
+    with ThreadPoolExecutor(4) as threads:
+        assert all(torch.equal(a, b) for a, b in zip(alone, threads.map(rendered, frames), strict=True))
+
+
 @pytest.mark.parametrize("shape", [(4, 1, 8), (3, 8, 8), (1, 4, 8, 8)])
 def test_it_names_what_it_refuses(shape: tuple[int, ...]) -> None:
     with pytest.raises(InvalidInputError, match="at least 2x2"):
         render_raw(torch.zeros(shape, dtype=torch.int32), BLACK, WHITE, "RGGB", (2.0, 1.0, 1.5), MATRIX)
+
+
+def test_it_refuses_a_white_level_that_is_not_above_black() -> None:
+    level = (512.0,) * 4
+    with pytest.raises(InvalidInputError, match="must be above"):
+        render_raw(noisy_raw(4, 4, 0), level, level, "RGGB", (2.0, 1.0, 1.5), MATRIX)
+
+
+def test_numbers_that_are_none_reach_no_memory_beyond_the_table() -> None:
+    nan = float("nan")
+    for gains in ((nan, 1.0, 1.5), (0.5, nan, 1.5), (float("inf"), 1.0, 1.0)):
+        assert render_raw(noisy_raw(4, 4, 0), BLACK, WHITE, "RGGB", gains, MATRIX).codes.shape == (3, 8, 8)
