@@ -89,7 +89,7 @@ def render_raw(
         raise InvalidInputError(f"Packed RAW has shape {tuple(raw.shape)}; expected (4, h, w) of at least 2x2.")
     if not all(white > black for black, white in zip(black_level, white_level, strict=True)):
         raise InvalidInputError(
-            f"Black levels are {tuple(black_level)} and white levels {tuple(white_level)}; each white level must be above."
+            f"Black levels are {tuple(black_level)} and white levels {tuple(white_level)}; each white must be above."
         )
     render = _render_on_cpu if raw.device.type == "cpu" else _render_in_torch
     return render(raw, black_level, white_level, cfa_pattern, wb_gains, camera_to_srgb)
