@@ -20,7 +20,7 @@ STAGES: Final = {
     "decode": ("flows.shard.decode",),
     "network": ("aura.reconstruct.Reconstructor.begin_batch", "aura.reconstruct._NetworkInversion.lights"),
     "sensor and noise": ("flows.sample.simulate",),
-    "render": ("flows.sample.render_codes",),
+    "render": ("flows.sample.render_raw",),
     "metrics": ("flows.sample.cycle_quality",),
     "encode": ("flows.shard.encode_sample",),
     "commit": ("flows.shard.write_objects",),

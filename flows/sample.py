@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from aura.cycle import CycleQuality, cycle_quality
-from aura.isp import render_codes
 from aura.perceptual import Lpips
 from aura.reconstruct import Inversion, Reconstructor, Window, WindowGroup
+from aura.rendering import render_raw
 from aura.sensor.profile import SensorProfile
-from aura.sensor.simulate import Capture, draw_capture, normalise_raw, simulate
+from aura.sensor.simulate import Capture, draw_capture, simulate
 from storage.dataset import Dataset
 from storage.plan import place
 from storage.samples import SampleRow
@@ -137,12 +137,18 @@ def make_sample(row: PlanRow, pixels: Photograph, light: Tensor, dataset: Datase
     with torch.inference_mode():
         raw = simulate(light, replace(capture, noise=None) if recipe.noise == "on_read" else capture)
         levels = profile.levels_at(row["iso"])
-        normalised = normalise_raw(raw, levels.black_level, levels.white_level)
+        seen = render_raw(
+            raw,
+            levels.black_level,
+            levels.white_level,
+            profile.cfa_pattern,
+            capture.wb_gains,
+            capture.camera_to_srgb,
+        )
         source = torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
         metric = perceptual_metric(raw.device) if needs_lpips(row["sample_id"], recipe.lpips_share) else None
-        quality = cycle_quality(source.to(raw.device), _rendered(normalised, capture), metric)
-        clipped = (raw >= raw.new_tensor(levels.white_level, dtype=torch.float32)[:, None, None]).float().mean().item()
-        channel_mean = normalised.mean(dim=(1, 2)).tolist()
+        quality = cycle_quality(source.to(raw.device), seen.codes, metric)
+        clipped, channel_mean = seen.clipped_fraction, seen.channel_mean
     return Sample(
         raw=raw.cpu().numpy().astype(np.uint16),
         srgb=source.numpy(),
@@ -159,11 +165,6 @@ def needs_lpips(sample_id: str, share: float) -> bool:
 def perceptual_metric(device: torch.device) -> Lpips:
     """Load LPIPS, once in the life of a worker process."""
     return Lpips().to(device)
-
-
-def _rendered(normalised: Tensor, capture: Capture) -> Tensor:
-    gains, matrix = torch.tensor(capture.wb_gains), torch.tensor(capture.camera_to_srgb)
-    return render_codes(normalised, capture.profile.cfa_pattern, gains, matrix)
 
 
 def _sample_row(
