@@ -7,7 +7,7 @@ STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help serve demo test lint bench-ablation bench-detect bench-dng bench-downstream bench-factory bench-fidelity bench-model bench-reader bench-scale bench-scale-model bench-schedule chaos pictures clean
+.PHONY: help serve demo test lint bench-ablation bench-detect bench-dng bench-downstream bench-factory bench-fidelity bench-model bench-reader bench-scale bench-scale-model bench-schedule chaos figures pictures clean
 
 help:  ## what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -67,6 +67,9 @@ bench-downstream: $(STAMP)  ## train one denoiser on each kind of RAW, judge all
 
 bench-model: $(STAMP)  ## speed, precision and memory of the network, beside the published one
 	$(BIN)/python benchmarks/model.py
+
+figures: $(STAMP)  ## quote the benchmarks' figures anew in README.md and docs/scale.md
+	$(BIN)/python -m docs.quote_figures
 
 pictures: $(STAMP)  ## take the README's pictures anew: a run in the Prefect UI and its report (needs chromium)
 	$(BIN)/python -m docs.take_pictures

@@ -1,0 +1,51 @@
+"""Quote the benchmarks' figures anew in the pages that quote them: rows of ``| what | `figure` | value |``.
+
+Run it with ``make figures`` after a benchmark; each value keeps its number of decimals. What pages say in sentences is
+for their author to read again.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any, Final
+
+ROOT: Final = Path(__file__).resolve().parents[1]
+RESULTS: Final = ROOT / "benchmarks" / "results"
+PAGES: Final = {ROOT / "docs" / "scale.md": "scale_model"}
+"""Pages all of whose rows are of one benchmark; in the README a block names it: ``<!-- factory -->``."""
+BLOCKS: Final = {"factory": "factory", "model": "model", "scale": "plan_scale", "chaos": "chaos", "reader": "reader"}
+_ROW: Final = re.compile(r"^(\| .* \| `([^`]+)` \| )([\d.,]+)( \|)$", re.MULTILINE)
+
+
+def quoted(text: str, figures: dict[str, Any]) -> str:
+    """Put the figures into the rows of a text."""
+
+    def row(match: re.Match[str]) -> str:
+        decimals = len(match[3].partition(".")[2])
+        return f"{match[1]}{figures[match[2]]['value']:,.{decimals}f}{match[4]}"
+
+    return _ROW.sub(row, text)
+
+
+def _figures(benchmark: str) -> dict[str, Any]:
+    figures: dict[str, Any] = json.loads((RESULTS / f"{benchmark}.json").read_text(encoding="utf-8"))["figures"]
+    return figures
+
+
+def main() -> None:
+    """Rewrite the pages."""
+    readme = ROOT / "README.md"
+    text = readme.read_text(encoding="utf-8")
+    for block, benchmark in BLOCKS.items():
+        before, mark, rest = text.partition(f"<!-- {block} -->")
+        inside, end, after = rest.partition(f"<!-- /{block} -->")
+        text = before + mark + quoted(inside, _figures(benchmark)) + end + after
+    readme.write_text(text, encoding="utf-8")
+    for page, benchmark in PAGES.items():
+        page.write_text(quoted(page.read_text(encoding="utf-8"), _figures(benchmark)), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
