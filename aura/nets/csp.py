@@ -66,7 +66,8 @@ class _GridAttention(nn.Module):
         to_scores = scale * (key @ self.query.weight.flatten(1))
         bias = scale * (key @ self.query.bias)
         pixels = features.flatten(2).transpose(1, 2)
-        shares = torch.softmax(pixels @ to_scores.transpose(1, 2) + bias[:, None], dim=-1)
-        attended = shares @ (value @ self.out.weight.flatten(1).T) + self.out.bias
+        shares = torch.softmax(torch.baddbmm(bias[:, None], pixels, to_scores.transpose(1, 2)), dim=-1)
+        # shares sum to 1, so the bias may be added to what is shared
+        attended = shares @ (value @ self.out.weight.flatten(1).T + self.out.bias)
         placed: Tensor = attended.transpose(1, 2).reshape(features.shape)
         return placed
