@@ -1,0 +1,46 @@
+"""Compile all loops ahead: ``python -m aura.precompile``, when a machine or a container image is installed.
+
+Otherwise the first process that needs a loop compiles it, some twenty seconds in all; the machine code is then kept
+beside the source.
+"""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import torch
+
+from aura.cycle import cycle_quality
+from aura.reconstruct import Reconstructor
+from aura.rendering import render_raw
+from aura.sensor.catalog import load_profile
+from aura.sensor.noise_draws import add_noise
+from aura.sensor.simulate import draw_capture, simulate
+
+_SIDE = 64
+
+
+def precompile() -> None:
+    """Take a small photograph through everything that is compiled."""
+    with torch.inference_mode():
+        light = Reconstructor.load(device="cpu").canonical(np.zeros((_SIDE, _SIDE, 3), np.uint8))[0]
+        capture = draw_capture(load_profile("generic"), iso=100, seed=0)
+        levels = capture.profile.levels_at(capture.iso)
+        rendition = render_raw(
+            simulate(light, capture),
+            levels.black_level,
+            levels.white_level,
+            capture.profile.cfa_pattern,
+            capture.wb_gains,
+            capture.camera_to_srgb,
+        )
+        cycle_quality(torch.zeros_like(rendition.codes), rendition.codes, None)
+        if capture.noise is not None:
+            add_noise(torch.zeros(4, _SIDE // 2, _SIDE // 2), capture.noise, seed=0)
+
+
+if __name__ == "__main__":
+    started = time.perf_counter()
+    precompile()
+    print(f"Loops compiled in {time.perf_counter() - started:.1f} s")
