@@ -35,7 +35,7 @@ from aura.nets.published import PublishedUNet
 from aura.reconstruct import Reconstructor
 from aura.sensor.catalog import load_profile
 from flows.lanes import lanes
-from flows.runner import worker_environment
+from flows.runner import SHARDS_IN_HAND, worker_environment
 from flows.shard import reconstructor, synthesize_shard
 from flows.stages import in_order
 from storage.dataset import Dataset, create_or_open, open_dataset
@@ -134,7 +134,7 @@ def _protocol(files: int, corpus: Corpus, rounds: int) -> str:
         f"{100 * corpus.dataset.recipe.lpips_share:g} % of the samples, pcodec. Contenders in one process with "
         f"{THREADS} threads, float32, allocator settings of the product's workers, in turns, {rounds} rounds after one "
         "that does not count; values are medians. factory: each shard from plan to commit, by the function that Dask "
-        "calls, shard after shard. network_alone: the network on the same photographs, decoded beforehand, nothing "
+        f"calls, {SHARDS_IN_HAND} shards in hand as on a worker, the older one computing first. network_alone: the network on the same photographs, decoded beforehand, nothing "
         "else; the faster of a photograph on each thread and all threads on one photograph. plain_loop: fetch, decode, "
         "infer, mosaic, write one .npy of uint16 to S3, file after file, without noise, metrics, compression or source "
         "pixels. published: the network AURA was published with in the same loop, on the first "
@@ -220,9 +220,10 @@ def _forget(dataset: Dataset) -> None:
 
 
 def _make(url: str) -> None:
-    dataset = open_dataset(url)
-    for shard in range(dataset.shard_count):
-        synthesize_shard(url, shard)
+    """Make all shards as a worker does, which has several in hand."""
+    with ThreadPoolExecutor(SHARDS_IN_HAND, "shard") as in_hand:
+        for _ in in_hand.map(partial(synthesize_shard, url), range(open_dataset(url).shard_count)):
+            pass
 
 
 def _even(image: Any) -> Any:

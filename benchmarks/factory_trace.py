@@ -97,19 +97,17 @@ def draw_trace(spans: list[Span], wall: float, target: Path) -> None:
     axes.invert_yaxis()
     axes.set_xlim(0, min(wall, 12.0))
     axes.set_xlabel("seconds")
-    axes.set_title("Stages of a shard over time, by thread", loc="left")
+    axes.set_title("Stages of the shards in hand over time, by thread", loc="left")
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=len(STAGES), frameon=False)
     figure.savefig(target, dpi=110)
 
 
 def _rows(spans: list[Span]) -> dict[str, set[str]]:
-    """Name the rows: threads of later shards take the rows of those of the first."""
+    """Name the rows: what computes for all shards first, then the threads of each shard in hand.
+
+    Threads of later shards take the rows of those of the first; a shard's commit has a row whoever's thread it is.
+    """
     rows: dict[str, set[str]] = {}
-    order = ("read", "compute", "encode", "Main")
-    for name in sorted({span.thread for span in spans}, key=lambda name: (_rank(name, order), name)):
-        rows.setdefault("commit" if name.startswith("Main") else name.replace("_", " "), set()).add(name)
+    for name in sorted({span.thread for span in spans}, key=lambda name: (not name.startswith("compute"), name)):
+        rows.setdefault(name.replace("shard_", "commit ").replace("_", " "), set()).add(name)
     return rows
-
-
-def _rank(name: str, order: tuple[str, ...]) -> int:
-    return next((rank for rank, prefix in enumerate(order) if name.startswith(prefix)), len(order))

@@ -22,6 +22,7 @@ from typing import Any
 from unittest import mock
 
 from flows import dispatch
+from flows.runner import SHARDS_IN_HAND
 from flows.shard import ShardReport
 
 
@@ -149,7 +150,8 @@ class _Cluster:
         event()
 
     def places(self) -> int:
-        return self._workers
+        # of the two shards in hand the younger waits while the older computes, here as if in the queue
+        return SHARDS_IN_HAND * self._workers
 
     def untuned(self) -> list[str]:
         return []
@@ -163,6 +165,9 @@ class _Cluster:
 
     def holder(self, task: _Task) -> str | None:
         return None if task.worker is None else str(task.worker)
+
+    def held_by(self, address: str, tasks: Collection[_Task]) -> list[_Task]:
+        return [task for task in tasks if self.holder(task) == address]
 
     def finisher(self, task: _Task) -> str | None:
         return self.holder(task)

@@ -20,7 +20,6 @@ from flows.workforce import Workforce
 from storage.ingest import Part, PartReport, RunParts, read_part
 from storage.lease import LeaseToken
 
-_PARTS_PER_WORKER: Final = 2
 _READ_HERE: Final = 1  # parts of a corpus that is read sooner than a cluster starts
 _RETRIES: Final = 4
 _FIRST_RETRY_S: Final = 1.0
@@ -41,7 +40,7 @@ def on_workers(dataset_url: str, lease: LeaseToken) -> RunParts:
             for part in (*first, *parts):
                 yield read_part(dataset_url, part, lease.require)
             return
-        limit = _PARTS_PER_WORKER * Workforce.of(cast("TaskRunner[PrefectFuture[Any]]", runner)).places()
+        limit = Workforce.of(cast("TaskRunner[PrefectFuture[Any]]", runner)).places()
         reading: deque[PrefectFuture[PartReport]] = deque()
         for part in (*first, *parts):
             with held_back():

@@ -7,6 +7,7 @@ from typing import Any, Final
 from prefect.utilities.asyncutils import run_coro_as_sync
 
 from aura.errors import InvalidInputError
+from flows.one_at_a_time import one_at_a_time
 
 BLOCK_VARIABLE: Final = "AURA_AWS_BLOCK"
 """Name of the environment variable that names the AWS Credentials block of prefect-aws to be used."""
@@ -26,6 +27,7 @@ def use_configured_block() -> None:
         os.environ.update(_load(name))
 
 
+@one_at_a_time
 @lru_cache(maxsize=1)
 def _load(name: str) -> dict[str, str]:
     try:

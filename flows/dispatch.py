@@ -1,7 +1,7 @@
 """Handing shards to the workers, a bounded number at a time, and dealing with those that fail or take too long.
 
 A shard that fails is made again last, on another worker; one that fails on several is set aside with its log, and the
-rest is made. A shard that is long past what shards usually take is made elsewhere too: whichever attempt commits first
+rest is made. Of shards whose workers died nobody knows which of those in hand was to blame: they are made again alone. A shard that is long past what shards usually take is made elsewhere too: whichever attempt commits first
 is the shard, and the bytes are the same. What the storage refuses, and a lease that is lost, end the run.
 """
 
@@ -32,7 +32,6 @@ from flows.workforce import Workforce
 from storage.dataset import Dataset
 from storage.lease import LeaseToken
 
-_SHARDS_PER_WORKER: Final = 2  # one being made, one waiting: workers never idle, and a stop loses little
 _RETRIES: Final = 4
 _FIRST_RETRY_S: Final = 1.0
 _ATTEMPTS: Final = 3
@@ -146,10 +145,11 @@ class _Attempt:
 
 @dataclass
 class _Trouble:
-    """What went wrong with a shard so far."""
+    """What went wrong with a shard so far; a suspect was in hand of workers that died."""
 
     count: int = 0
     workers: list[str] = field(default_factory=list)
+    suspect: bool = False
 
 
 class _Dispatch:
@@ -159,6 +159,7 @@ class _Dispatch:
         self._work = work
         self._workforce = workforce
         self._waiting = waiting
+        self._suspects: deque[int] = deque()
         self._running: dict[UUID, _Attempt] = {}
         self._ended: SimpleQueue[PrefectFuture[ShardReport]] = SimpleQueue()
         self._troubles: dict[int, _Trouble] = {}
@@ -171,10 +172,12 @@ class _Dispatch:
     def outcomes(self) -> Iterator[ShardReport | SetAside]:
         """Give what became of each shard as soon as it is known."""
         self._warn_of_untuned_workers()
-        limit = self._work.in_flight or _SHARDS_PER_WORKER * self._workforce.places()
-        while self._waiting or self._running:
+        limit = self._work.in_flight or self._workforce.places()
+        while self._waiting or self._running or self._suspects:
             while self._waiting and len(self._running) < limit:
                 self._submit(self._waiting.popleft())
+            if not self._running:  # nor does anything else wait
+                self._submit(self._suspects.popleft())
             known: list[ShardReport | SetAside | None] = []
             with contextlib.suppress(Empty):
                 known.append(self._judge(self._ended.get(timeout=self._seconds_to_next_deadline())))
@@ -219,7 +222,7 @@ class _Dispatch:
             return None  # its copy is still at work
         if given_up is None:
             self._log.warning("Shard %d failed and will be made again, last (%s)", attempt.shard, _in_a_line(error))
-            self._waiting.append(attempt.shard)
+            (self._suspects if isinstance(error, KilledWorker) else self._waiting).append(attempt.shard)
         return given_up
 
     def _make_elsewhere(self, attempt: _Attempt) -> SetAside | None:
@@ -233,7 +236,9 @@ class _Dispatch:
         self._log.warning("Shard %d is late on %s after %.0f s", attempt.shard, worker, seconds)
         if self._workforce.own:
             self._give_up(attempt, f"Late on {worker}; the shard is made elsewhere")
+            beside = self._workforce.held_by(worker, [each.future for each in self._running.values()])
             self._workforce.restart(worker)
+            self._begin_anew(beside)
         else:  # somebody else's worker: it may still finish, and until then it gets no more of ours
             self._stuck.add(worker)
             self._postpone(attempt)
@@ -249,8 +254,10 @@ class _Dispatch:
     def _note(self, shard: int, error: Exception, worker: str | None) -> SetAside | None:
         """Remember a failure; if it was the last that the shard is granted, say how it is set aside."""
         trouble = self._troubles.setdefault(shard, _Trouble())
-        # Dask has handed a shard whose workers die to several of them before it says so
-        trouble.count += _ATTEMPTS - 1 if isinstance(error, KilledWorker) else 1
+        killed = isinstance(error, KilledWorker)
+        # Dask has handed it to several workers before it says so: alone, the shard was to blame for all of them
+        trouble.count += _ATTEMPTS - 1 if killed and trouble.suspect else 1
+        trouble.suspect |= killed
         if worker is not None:
             trouble.workers.append(worker)
         self._failures += 1
@@ -268,6 +275,13 @@ class _Dispatch:
         """Look at an attempt again when it has taken twice as long."""
         now = time.monotonic()
         self._running[attempt.future.task_run_id] = replace(attempt, late_at=2 * now - attempt.submitted)
+
+    def _begin_anew(self, futures: Sequence[PrefectFuture[ShardReport]]) -> None:
+        """Give shards that were beside a late one their time again: Dask hands them out again by itself."""
+        now, deadline_s = time.monotonic(), self._work.deadline_s or usual_deadline(self._times)
+        for future in futures:
+            if each := self._running.get(future.task_run_id):
+                self._running[future.task_run_id] = replace(each, late_at=max(each.late_at, now + deadline_s))
 
     def _hasten(self) -> None:
         """Now that a shard has told what is usual, grant those that were submitted before no more than that."""

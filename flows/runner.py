@@ -18,7 +18,7 @@ from prefect_dask.task_runners import DaskTaskRunner
 
 from aura.errors import AuraError, InvalidInputError
 
-_BYTES_PER_WORKER = 2 << 30  # torch, the networks and one 24 megapixel photograph with its tiles
+_BYTES_PER_WORKER = 2 << 30  # torch, the networks, a 24 megapixel photograph with its tiles, and two shards in hand
 _CONNECT_TIMEOUT_S = 5
 _LOST_WORKER_TIMEOUT = "10 minutes"
 _ON_THIS_MACHINE: Final[dict[str, Any]] = {
@@ -32,7 +32,9 @@ _EXPECTED = (
     "such as tcp://host:8786"
 )
 GPU: Final = "GPU"
-"""The Dask resource that stands for a whole GPU. Where workers declare it, a shard takes one of it."""
+"""The Dask resource that stands for a whole GPU. Where workers declare it, the shards in hand share one of it."""
+SHARDS_IN_HAND: Final = 2
+"""Of a worker: while one computes, the next is read, or the last is stored; see :mod:`flows.turns`."""
 
 
 # Dask keeps the last thousand messages of every connection for its developers; a message that hands a shard to a worker
@@ -131,7 +133,7 @@ def build_runner(cluster: Cluster) -> TaskRunner[PrefectFuture[Any]]:
 def local_cluster(
     workers: int, threads: int, resources: dict[str, float] | None = None
 ) -> Iterator[distributed.LocalCluster]:
-    """Run a cluster of worker processes that take one task at a time.
+    """Run a cluster of worker processes that have two tasks in hand each.
 
     Args:
         workers: number of processes.
@@ -141,7 +143,11 @@ def local_cluster(
     with (
         _settings_for_workers(threads),
         distributed.LocalCluster(  # type: ignore[no-untyped-call]  # the library ships no types
-            n_workers=workers, threads_per_worker=1, processes=True, resources=resources, **_ON_THIS_MACHINE
+            n_workers=workers,
+            threads_per_worker=SHARDS_IN_HAND,
+            processes=True,
+            resources=resources,
+            **_ON_THIS_MACHINE,
         ) as cluster,
     ):
         yield cluster
@@ -149,7 +155,7 @@ def local_cluster(
 
 @contextlib.contextmanager
 def cuda_cluster() -> Iterator[distributed.LocalCluster]:
-    """Run a cluster with one worker process for each GPU of this machine; each takes one shard at a time.
+    """Run a cluster with one worker process for each GPU of this machine; each has two shards in hand.
 
     Raises:
         CudaClusterError: dask-cuda is not installed, or there is no GPU.
@@ -158,7 +164,7 @@ def cuda_cluster() -> Iterator[distributed.LocalCluster]:
     threads = max(1, usable_cpus() // torch.cuda.device_count())
     with (
         _settings_for_workers(threads),
-        cluster_class(threads_per_worker=1, resources={GPU: 1}, **_ON_THIS_MACHINE) as cluster,
+        cluster_class(threads_per_worker=SHARDS_IN_HAND, resources={GPU: 1}, **_ON_THIS_MACHINE) as cluster,
     ):
         yield cluster
 

@@ -18,6 +18,7 @@ from aura.reconstruct import Inversion, Reconstructor, Window, WindowGroup
 from aura.rendering import render_raw
 from aura.sensor.profile import SensorProfile
 from aura.sensor.simulate import Capture, draw_capture, simulate
+from flows.one_at_a_time import one_at_a_time
 from storage.dataset import Dataset
 from storage.plan import place
 from storage.samples import SampleRow
@@ -161,6 +162,7 @@ def needs_lpips(sample_id: str, share: float) -> bool:
     return int(hashlib.sha256(sample_id.encode()).hexdigest()[:8], 16) < share * 2**32
 
 
+@one_at_a_time
 @lru_cache(maxsize=1)
 def perceptual_metric(device: torch.device) -> Lpips:
     """Load LPIPS, once in the life of a worker process."""

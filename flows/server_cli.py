@@ -59,7 +59,7 @@ def server(
 
 def worker(
     scheduler: Annotated[str, typer.Argument(help="Address of a Dask scheduler, such as tcp://host:8786.")],
-    workers: Annotated[int, typer.Option(min=1, help="Worker processes; each makes one shard at a time.")] = 1,
+    workers: Annotated[int, typer.Option(min=1, help="Worker processes; each has two shards in hand.")] = 1,
     gpu: Annotated[
         bool, typer.Option("--gpu", help="Each has a GPU to itself: a shard is then only given to such workers.")
     ] = False,
@@ -67,13 +67,14 @@ def worker(
     """Work for a Dask scheduler, with the thread and allocator settings that make inference fast.
 
     Start the scheduler with 'dask scheduler', give its address to a run by --cluster or AURA_CLUSTER, and run this on
-    each machine that shall work, once for each GPU.
+    each machine that shall work, once for each GPU. A worker computes one shard, while it reads the next and stores
+    the last: two Dask threads, which is not how many cores it uses.
 
     Example: CUDA_VISIBLE_DEVICES=1 aura worker tcp://10.0.0.1:8786 --gpu
     """
-    from flows.runner import GPU, usable_cpus, worker_environment
+    from flows.runner import GPU, SHARDS_IN_HAND, usable_cpus, worker_environment
 
-    options = ["--nworkers", str(workers), "--nthreads", "1", "--memory-limit", "0"]
+    options = ["--nworkers", str(workers), "--nthreads", str(SHARDS_IN_HAND), "--memory-limit", "0"]
     if gpu:
         options += ["--resources", f"{GPU}=1"]
     threads = max(1, usable_cpus() // workers)

@@ -18,6 +18,7 @@ import numpy as np
 from aura.errors import IntegrityError, RejectedImageError
 from aura.reconstruct import Method, Reconstructor
 from flows.lanes import Lanes, lanes
+from flows.one_at_a_time import one_at_a_time
 from flows.sample import Cut, Photograph, Piece, PlanRow, Sample, begin, cut, make_piece
 from flows.stages import in_order
 from storage.corpus import read_source
@@ -170,6 +171,7 @@ def _pixels(source: list[PlanRow]) -> float:
     return float(source[0]["source_height_px"]) * float(source[0]["source_width_px"])
 
 
+@one_at_a_time
 @lru_cache(maxsize=2)
 def reconstructor(method: Method, weights: str | None, digest: str) -> Reconstructor:
     """Load a reconstructor, once in the life of a worker process.

@@ -13,7 +13,7 @@ from prefect.task_runners import TaskRunner
 from prefect_dask.task_runners import DaskTaskRunner, PrefectDaskFuture
 
 from aura.errors import InvalidInputError
-from flows.runner import GPU, worker_environment
+from flows.runner import GPU, SHARDS_IN_HAND, worker_environment
 
 _RESTART_TIMEOUT_S: Final = 120
 
@@ -25,7 +25,7 @@ class Workforce:
     Attributes:
         client: to the scheduler.
         own: the cluster was started for this run, so that its workers may be restarted.
-        gpus: GPUs that the workers declare; if there are any, each shard takes a whole one.
+        gpus: GPUs that the workers declare; if there are any, the shards in hand share one.
     """
 
     client: distributed.Client
@@ -61,14 +61,19 @@ class Workforce:
         return set(_workers(self.client))
 
     def places(self) -> int:
-        """Count the shards that can be at work at once: one for each GPU if workers declare any, else each thread."""
+        """Count the shards to be with the workers at once: two for each GPU if workers declare any, else each worker.
+
+        The second keeps a worker busy until the coordinator has sent the next. Workers that were started with more
+        threads than that get a shard for each.
+        """
         threads = (int(worker["nthreads"]) for worker in _workers(self.client).values())
-        return max(1, self.gpus or sum(threads))
+        in_hand = SHARDS_IN_HAND * self.gpus or sum(max(SHARDS_IN_HAND, each) for each in threads)
+        return max(1, in_hand)
 
     @contextlib.contextmanager
     def placing(self, avoid: Collection[str] = ()) -> Iterator[None]:
-        """Have what is submitted within take a GPU where there are any, and shun some workers if others are left."""
-        wishes: dict[str, Any] = {"resources": {GPU: 1}} if self.gpus else {}
+        """Have what is submitted within take its share of a GPU if there are any, and shun some workers if others are left."""
+        wishes: dict[str, Any] = {"resources": {GPU: 1 / SHARDS_IN_HAND}} if self.gpus else {}
         if avoid and (others := sorted(self.addresses().difference(avoid))):
             # a wish only: were all of them to die meanwhile, the shard would wait for ever
             wishes |= {"workers": others, "allow_other_workers": True}
@@ -78,8 +83,12 @@ class Workforce:
     def holder(self, future: PrefectFuture[Any]) -> str | None:
         """Address of the worker that has a future's task, at work or waiting; None if none has."""
         wanted = _dask_future(future).key
-        processing: dict[str, Collection[str]] = self.client.processing()  # type: ignore[no-untyped-call]  # no types
-        return next((address for address, keys in processing.items() if wanted in keys), None)
+        return next((address for address, keys in self._processing().items() if wanted in keys), None)
+
+    def held_by(self, address: str, futures: Collection[PrefectFuture[Any]]) -> list[PrefectFuture[Any]]:
+        """Say which futures' tasks a worker has, at work or waiting."""
+        keys = self._processing().get(address, ())
+        return [future for future in futures if _dask_future(future).key in keys]
 
     def finisher(self, future: PrefectFuture[Any]) -> str | None:
         """Address of the worker that has finished a future's task; None if it died, or the task never ended."""
@@ -95,6 +104,10 @@ class Workforce:
         """Kill a worker of our own cluster and start another in its place; its tasks go to whoever is free."""
         with contextlib.suppress(TimeoutError):  # a busy machine: it comes back later
             self.client.restart_workers([address], timeout=_RESTART_TIMEOUT_S)
+
+    def _processing(self) -> dict[str, Collection[str]]:
+        processing: dict[str, Collection[str]] = self.client.processing()  # type: ignore[no-untyped-call]  # no types
+        return processing
 
     def untuned(self) -> list[str]:
         """Addresses of workers that were started without :func:`flows.runner.worker_environment`."""
