@@ -1,8 +1,9 @@
 """Handing shards to the workers, a bounded number at a time, and dealing with those that fail or take too long.
 
 A shard that fails is made again last, on another worker; one that fails on several is set aside with its log, and the
-rest is made. Of shards whose workers died nobody knows which of those in hand was to blame: they are made again alone. A shard that is long past what shards usually take is made elsewhere too: whichever attempt commits first
-is the shard, and the bytes are the same. What the storage refuses, and a lease that is lost, end the run.
+rest is made. Of shards whose workers died nobody knows which was to blame: they are made again alone. A shard that is
+long past what shards usually take is made elsewhere too: whichever attempt commits first is the shard, and the bytes
+are the same. What the storage refuses, and a lease that is lost, end the run.
 """
 
 import contextlib

@@ -95,9 +95,10 @@ class _Turn(Executor):
         def work(failure: BaseException | None) -> None:
             if not future.set_running_or_notify_cancel():
                 return
+            if failure:
+                future.set_exception(failure)
+                return
             try:
-                if failure:
-                    raise failure
                 result = fn(*args, **kwargs)
             except BaseException as error:  # noqa: BLE001 -- as the library's executors: it is for whoever asks
                 future.set_exception(error)

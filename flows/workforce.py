@@ -72,7 +72,7 @@ class Workforce:
 
     @contextlib.contextmanager
     def placing(self, avoid: Collection[str] = ()) -> Iterator[None]:
-        """Have what is submitted within take its share of a GPU if there are any, and shun some workers if others are left."""
+        """Have what is submitted within share GPUs where there are any, and shun some workers if others are left."""
         wishes: dict[str, Any] = {"resources": {GPU: 1 / SHARDS_IN_HAND}} if self.gpus else {}
         if avoid and (others := sorted(self.addresses().difference(avoid))):
             # a wish only: were all of them to die meanwhile, the shard would wait for ever
