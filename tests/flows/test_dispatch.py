@@ -1,12 +1,14 @@
 """Shards that hang, shards that fail everywhere, and workers that declare a GPU; on real Dask clusters."""
 
 import os
+import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import dask
 import distributed
 import httpx
 import psutil
@@ -82,7 +84,7 @@ def test_a_shard_that_hangs_is_made_by_another_worker(photographs: Path, server:
                 recipe=recipe, dataset=dataset, shard_deadline_s=20
             )  # a sound one takes seconds, also on a busy machine
         after = client.run(os.getpid)
-        loads = client.run(lambda: reconstructor.cache_info().misses)
+        loads = client.run(lambda: reconstructor.__wrapped__.cache_info().misses)  # type: ignore[attr-defined]  # of functools.wraps
     assert (result.version, result.samples, result.shards_made, result.set_aside) == (1, 4, 4, ())
     assert len(before - set(after.values())) == 1  # the worker that hung was killed, and no other
     assert max(loads.values()) == 1  # weights are loaded once in the life of a worker, however many shards it makes
@@ -116,7 +118,24 @@ def test_a_shard_that_fails_everywhere_is_set_aside_with_its_log(
     assert read_version(str(dataset), 2).complete
 
 
-def test_where_workers_declare_a_gpu_a_shard_takes_it_whole(server: Server) -> None:
+def test_a_shard_that_kills_its_workers_is_set_aside_and_not_the_one_beside_it(
+    photographs: Path, server: Server, tmp_path: Path
+) -> None:
+    assert server.local
+    recipe = small_recipe(photographs, shard_size=1, lpips_share=0.0, gates__max_set_aside_fraction=0.25)
+    dataset = str(tmp_path / "dataset")
+    ingest(recipe=recipe, dataset=dataset)
+    with (
+        dask.config.set({"distributed.scheduler.allowed-failures": 0}),
+        local_cluster(workers=1, threads=1) as cluster,
+        _killing_who_reads(photographs / "0.png", cluster) as killed,
+    ):
+        result = factory.with_options(task_runner=_own(cluster))(recipe=recipe, dataset=dataset)
+    assert (result.samples, result.set_aside) == (3, (0,))
+    assert len(killed) == 2  # once beside another shard, which could have been to blame, and once alone
+
+
+def test_where_workers_declare_a_gpu_two_shards_share_it(server: Server) -> None:
     assert server.local
     seen: list[tuple[int, int]] = []
 
@@ -126,22 +145,22 @@ def test_where_workers_declare_a_gpu_a_shard_takes_it_whole(server: Server) -> N
         return os.getpid()
 
     @flow
-    def two_at_once() -> None:
+    def three_at_once() -> None:
         workforce = Workforce.of_this_flow()
-        assert workforce.places() == 1  # though the worker has two threads
+        assert workforce.places() == 2  # though the worker has three threads
         with workforce.placing():
-            futures: list[PrefectFuture[int]] = [hold_until_looked_at.submit() for _ in range(2)]
-        wait_until(lambda: _at_work() == (1, 1), "one task at work and one waiting for the GPU")
+            futures: list[PrefectFuture[int]] = [hold_until_looked_at.submit() for _ in range(3)]
+        wait_until(lambda: _at_work() == (2, 1), "two tasks at work and one waiting for the GPU")
         seen.append(_at_work())
         distributed.Event("looked at", client=workforce.client).set()
         for future in futures:
             future.result()
 
     with distributed.LocalCluster(
-        n_workers=1, threads_per_worker=2, processes=False, dashboard_address=":0", resources={GPU: 1}
+        n_workers=1, threads_per_worker=3, processes=False, dashboard_address=":0", resources={GPU: 1}
     ) as cluster:
-        two_at_once.with_options(task_runner=_own(cluster))()
-    assert seen == [(1, 1)]
+        three_at_once.with_options(task_runner=_own(cluster))()
+    assert seen == [(2, 1)]
 
 
 _clusters: list[distributed.LocalCluster] = []
@@ -187,6 +206,31 @@ def _hanging_until_one_dies(photograph: Path, processes: set[int]) -> Iterator[N
     thread.start()
     try:
         yield
+    finally:
+        over.set()
+        thread.join()
+
+
+@contextmanager
+def _killing_who_reads(photograph: Path, cluster: distributed.LocalCluster) -> Iterator[list[int]]:
+    """Kill the cluster's only worker whenever it opens a photograph, which is made a pipe; give whom."""
+    photograph.unlink()
+    os.mkfifo(photograph)
+    over, killed = threading.Event(), list[int]()
+
+    def lie_in_wait() -> None:
+        while not over.wait(0.02):
+            with suppress(OSError, psutil.Error):  # nobody has opened it for reading; it is gone already
+                pipe = os.open(photograph, os.O_WRONLY | os.O_NONBLOCK)
+                killed.append(next(iter(cluster.workers.values())).pid)
+                os.kill(killed[-1], signal.SIGKILL)
+                os.close(pipe)
+                psutil.Process(killed[-1]).wait(30)
+
+    thread = threading.Thread(target=lie_in_wait)
+    thread.start()
+    try:
+        yield killed
     finally:
         over.set()
         thread.join()

@@ -53,7 +53,8 @@ def test_a_worker_for_a_scheduler_has_its_settings_and_declares_its_gpu() -> Non
             (ours,) = [name for name, worker in workers.items() if worker["resources"].get(GPU) == 1]
             with build_runner(parse_cluster(address)) as runner:
                 workforce = Workforce.of(runner)
-                assert workforce.places() == 1  # the other worker has no GPU, so that no shard may go there
+                assert workforce.places() == 2  # the other worker has no GPU, so that no shard may go there
+                assert workers[ours]["nthreads"] == 2
                 assert workforce.untuned() == [name for name in workers if name != ours]
         finally:
             for process in (without, tuned):
@@ -95,7 +96,7 @@ def test_an_existing_scheduler_is_used_and_left_running() -> None:
         setting = parse_cluster(cluster.scheduler_address)
         require_cluster(setting)
         with build_runner(setting) as runner:
-            assert Workforce.of(runner).places() == 1
+            assert Workforce.of(runner).places() == 2  # one computes, the other is read or stored
         require_cluster(setting)
 
 

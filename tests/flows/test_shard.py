@@ -1,10 +1,10 @@
-from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from aura.reconstruct import Reconstructor
 from aura.sensor.catalog import load_profile
@@ -44,14 +44,6 @@ def test_noise_left_to_the_reader_is_stored_as_parameters_beside_clean_raw(corpu
     assert noise["noise_system_gain_dn_per_electron"] > 0
 
 
-@pytest.fixture
-def torch_threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.mark.usefixtures("torch_threads")
 @pytest.mark.parametrize("whole_image_pixels", [2_100_000, 0], ids=["in one pass", "in windows"])
 def test_the_number_of_threads_changes_no_byte(
     whole_image_pixels: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -64,7 +56,7 @@ def test_the_number_of_threads_changes_no_byte(
     (folder / "d.jpg").write_bytes(b"\xff\xd8\xff\xe0 no photograph")
     made = []
     for threads in (1, 2, 5):
-        torch.set_num_threads(threads)
+        monkeypatch.setattr("flows.lanes._threads", partial(int, threads))
         dataset = planned(
             folder, tmp_path / str(threads), {"canvas.min_side": 32, "lpips_share": 0.5, "iso": (100, 3200)}
         )
@@ -73,6 +65,24 @@ def test_the_number_of_threads_changes_no_byte(
         made.append({entry.uri.rpartition("/")[2]: locate(entry.uri).read() for entry in shard_objects(dataset)})
     assert made[0].keys() >= {"00000000.parquet"}
     assert made[0] == made[1] == made[2]
+
+
+def test_shards_made_at_once_have_the_bytes_that_each_has_alone(tmp_path: Path) -> None:
+    folder = tmp_path / "corpus"
+    folder.mkdir()
+    for name, (height, width) in {"a": (96, 150), "b": (64, 64), "c": (130, 70), "d": (64, 128)}.items():
+        save_image(folder / f"{name}.png", height, width)
+    (folder / "e.jpg").write_bytes(b"\xff\xd8\xff\xe0 no photograph")
+    changes = {"canvas.min_side": 32, "lpips_share": 0.5, "iso": (100, 3200), "shard_size": 2}
+    made = []
+    for in_hand in (1, 3):
+        dataset = planned(folder, tmp_path / str(in_hand), changes)
+        assert dataset.shard_count > 3
+        with ThreadPoolExecutor(in_hand) as pool:
+            reports = list(pool.map(partial(synthesize_shard, dataset.location.url), range(dataset.shard_count)))
+        assert sum(report.samples for report in reports) == dataset.n_samples
+        made.append({entry.uri.rpartition("/")[2]: locate(entry.uri).read() for entry in shard_objects(dataset)})
+    assert made[0] == made[1]
 
 
 def shard_objects(dataset: Dataset) -> list[Entry]:
