@@ -320,7 +320,7 @@ def main() -> None:
     if options.real:
         from benchmarks.scale_workers import measure_workers  # noqa: PLC0415
 
-        kept |= measure_workers()
+        kept |= measure_workers(options.real)
     figures |= {key: value for key, value in kept.items() if key.startswith("real/")}
     for key, figure in figures.items():
         print(f"{key:50} {figure['value']:>14,.3f} {figure['unit']}")
@@ -345,7 +345,9 @@ def _figure(value: float, unit: str, digits: int = 4) -> dict[str, Any]:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rate", type=float, default=None, help="megapixels a second of a worker; None: as measured")
-    parser.add_argument("--real", action="store_true", help="also run the flow here, with one and two workers")
+    parser.add_argument(
+        "--real", type=Path, metavar="FOLDER", help="also run the flow here on JPEG files, with one and two workers"
+    )
     for name, each in Assumptions.__dataclass_fields__.items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=float, default=each.default, help="(%(default)s)")
     return parser.parse_args()
