@@ -32,7 +32,7 @@ from rich.table import Table
 
 from aura.bayer import pack_rgb
 from aura.nets.published import PublishedUNet
-from aura.reconstruct import Reconstructor
+from aura.reconstruct import Reconstructor, Window
 from aura.sensor.catalog import load_profile
 from flows.lanes import lanes
 from flows.runner import SHARDS_IN_HAND, worker_environment
@@ -60,11 +60,13 @@ class Corpus:
     Attributes:
         dataset: planned, on S3.
         uris: of its photographs.
+        windows: of each, what its samples are of.
         pixels: mosaic pixels of all its samples.
     """
 
     dataset: Dataset
     uris: list[str]
+    windows: list[list[Window]]
     pixels: int
 
 
@@ -135,8 +137,9 @@ def _protocol(files: int, corpus: Corpus, rounds: int) -> str:
         f"{THREADS} threads, float32, allocator settings of the product's workers, in turns, {rounds} rounds after one "
         "that does not count; values are medians. factory: each shard from plan to commit, by the function that Dask "
         f"calls, {SHARDS_IN_HAND} shards in hand as on a worker, the older one first. network_alone: the network on "
-        "the same photographs, decoded beforehand, nothing else; the faster of a photograph on each thread and all "
-        "threads on one photograph. plain_loop: fetch, decode, "
+        "the same photographs, decoded beforehand, nothing else; the fastest of network_on_tiles (the factory's "
+        "own calls, tiles of the plan on each thread), network_side_by_side (a photograph on each thread) and "
+        "network_together (all threads on one photograph). plain_loop: fetch, decode, "
         "infer, mosaic, write one .npy of uint16 to S3, file after file, without noise, metrics, compression or source "
         "pixels. published: the network AURA was published with in the same loop, on the first "
         f"{PUBLISHED_PHOTOGRAPHS} photographs. resize_and_store: fetch, decode, shrink to 512, JPEG quality 95, into "
@@ -162,7 +165,12 @@ def _plan(files: Sequence[Path], bucket: str) -> Corpus:
     plans = [
         row for shard in range(dataset.shard_count) for row in read_shard_plan(dataset.location, shard).to_pylist()
     ]
-    return Corpus(dataset, uris, sum(row["valid_height_px"] * row["valid_width_px"] for row in plans))
+    windows: dict[str, list[Window]] = {uri: [] for uri in uris}
+    for row in plans:
+        crop = Window(row["crop_top_px"], row["crop_left_px"], row["crop_height_px"], row["crop_width_px"])
+        windows[row["source_uri"]].append(crop)
+    pixels = sum(row["valid_height_px"] * row["valid_width_px"] for row in plans)
+    return Corpus(dataset, uris, list(windows.values()), pixels)
 
 
 def _contenders(corpus: Corpus) -> dict[str, Callable[[], None]]:
@@ -170,6 +178,7 @@ def _contenders(corpus: Corpus) -> dict[str, Callable[[], None]]:
     photographs = [decode(locate(uri).read(), LIMITS).image for uri in corpus.uris]
     return {
         "factory": partial(_factory, corpus),
+        "network_on_tiles": partial(_network_on_tiles, inverse, photographs, corpus.windows),
         "network_side_by_side": partial(_network_side_by_side, inverse, photographs),
         "network_together": partial(_network_together, inverse, photographs),
         "plain_loop": partial(_plain_loop, corpus, inverse),
@@ -180,6 +189,15 @@ def _contenders(corpus: Corpus) -> dict[str, Callable[[], None]]:
 def _factory(corpus: Corpus) -> None:
     _forget(corpus.dataset)
     _make(corpus.dataset.location.url)
+
+
+def _network_on_tiles(inverse: Reconstructor, photographs: list[Any], windows: list[list[Window]]) -> None:
+    """The factory's own calls of the network, on its tensors and threads."""
+    with lanes(inverse.device) as pools:
+        begun = zip(in_order(pools.compute, inverse.begin, photographs, pools.width), windows, strict=True)
+        groups = ((inversion, group) for inversion, wanted in begun for group in inversion.groups(wanted))
+        for _ in in_order(pools.compute, lambda work: work[0].lights(work[1]), groups, pools.width + 1):
+            pass
 
 
 def _network_side_by_side(inverse: Reconstructor, photographs: list[Any]) -> None:
@@ -297,10 +315,12 @@ def _figures(
     stored: dict[str, int],
     corpus: Corpus,
 ) -> dict[str, dict[str, Any]]:
-    together, side_by_side = (statistics.median(rates[f"network_{name}"]) for name in ("together", "side_by_side"))
-    network = "network_side_by_side" if side_by_side >= together else "network_together"
+    network = max(
+        (name for name in rates if name.startswith("network_")), key=lambda name: statistics.median(rates[name])
+    )
     figures = {
         "ratio_to_network_alone": _figure(_ratios(rates, "factory", network), "1"),
+        "ratio_to_network_on_tiles": _figure(_ratios(rates, "factory", "network_on_tiles"), "1"),
         "ratio_to_network_on_all_threads": _figure(_ratios(rates, "factory", "network_together"), "1"),
         "ratio_to_network_side_by_side": _figure(_ratios(rates, "factory", "network_side_by_side"), "1"),
         "megapixels_per_second": _figure(rates["factory"], "MPix/s"),
