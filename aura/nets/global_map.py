@@ -23,7 +23,7 @@ _MINOR: Final = 0.3
 """Scale of all curves but the shared one: most ISPs differ in one curve, so that one shall be learned first."""
 _MATRIX_REACH: Final = 0.3
 _MAX_LOG_GAIN: Final = 4.0
-_LUMA: Final = (17216, 44434, 3886)
+LUMA_OF_CODES: Final = (17216, 44434, 3886)
 """BT.2100's luma coefficients in units of 2^-16; they sum to 1."""
 
 
@@ -134,7 +134,9 @@ def invert_codes(codes: Tensor, inverse: GlobalInverse) -> Tensor:
         tables = code_tables(own, luma, maximum)
         channels = image.to(torch.int32).flatten(1)
         red, green, blue = channels
-        gain = tables.luma.index_select(0, (_LUMA[0] * red + _LUMA[1] * green + _LUMA[2] * blue) >> 8)
+        gain = tables.luma.index_select(
+            0, (LUMA_OF_CODES[0] * red + LUMA_OF_CODES[1] * green + LUMA_OF_CODES[2] * blue) >> 8
+        )
         gain *= tables.maximum.index_select(0, channels.amax(0))
         linear = torch.stack([table.index_select(0, code) for table, code in zip(tables.own, channels, strict=True)])
         light.copy_((matrix @ linear.mul_(gain)).view_as(light))

@@ -9,14 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aura.compiled import compiled, float_of
+from aura.nets.global_map import LUMA_OF_CODES
 
 F32 = np.float32
 Floats = NDArray[np.float32]
 Codes = NDArray[np.uint8]
 
-_LUMA_RED: Final = 17216  # BT.2100's coefficients in units of 2^-16, as in aura.nets.global_map
-_LUMA_GREEN: Final = 44434
-_LUMA_BLUE: Final = 3886
+_LUMA_RED, _LUMA_GREEN, _LUMA_BLUE = LUMA_OF_CODES
 _LOG2_E: Final = F32(1.0 / math.log(2.0))
 _LN2_HIGH: Final = F32(0.693359375)
 _LN2_LOW: Final = F32(-2.12194440e-4)
