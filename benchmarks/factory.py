@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import io
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -26,7 +25,7 @@ import numpy as np
 import torch
 from factory_trace import draw_trace, stage_shares, traced
 from PIL import Image
-from record import write_result
+from record import own_peak_memory, write_result
 from rich.console import Console
 from rich.table import Table
 
@@ -79,6 +78,7 @@ def main() -> None:
         os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | environment)  # noqa: S606
     if options.make:
         _make(options.make)
+        print(own_peak_memory())
         return
     console = Console()
     files = sorted(path for path in options.corpus.glob("*.jpg"))[: options.photographs]
@@ -299,8 +299,9 @@ def _peak_memory(corpus: Corpus) -> float:
     """GiB that a process of its own takes at most to make the dataset."""
     _forget(corpus.dataset)
     command = [sys.executable, __file__, "--make", corpus.dataset.location.url]
-    subprocess.run(command, check=True, env=os.environ | {"PYTHONPATH": str(ROOT)})  # noqa: S603
-    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20  # of the largest that has ended: this one
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    told = subprocess.run(command, check=True, env=environment, stdout=subprocess.PIPE, text=True).stdout  # noqa: S603
+    return int(told.splitlines()[-1]) / 2**20
 
 
 def _stored(dataset: Dataset, name: str) -> int:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -18,7 +17,7 @@ from typing import Any, Final
 
 import numpy as np
 import torch
-from record import write_result
+from record import own_peak_memory, write_result
 from rich.console import Console
 from rich.table import Table
 from skimage import data
@@ -191,7 +190,7 @@ def _reconstruct_24_megapixels(weights: Path | None) -> None:
     torch.set_num_threads(THREADS)
     image = np.random.default_rng(0).integers(256, size=(4000, 6000, 3), dtype=np.uint8)
     Reconstructor.load("aura", weights, device="cpu").canonical(image)
-    sys.stdout.write(f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20}\n")
+    sys.stdout.write(f"{own_peak_memory() / 2**20}\n")
 
 
 if __name__ == "__main__":
