@@ -23,6 +23,7 @@ from aura.metrics import SSIM_WINDOW, fit_tone, similarity, ssim_blur, ssim_wind
 from aura.perceptual import SMALLEST_SIDE, Lpips
 
 _CODES: Final = 256
+_LPIPS_SIDE: Final = 256  # the whole of a sample would take three times as long as AURA's own network
 _BANDS: Final = 64
 
 
@@ -36,7 +37,7 @@ class CycleQuality:
             per channel: see :func:`aura.metrics.match_tone`.
         ssim: of BT.709 luma, as is.
         ssim_matched: after the same matching.
-        lpips: as is; None if it was not asked for or the image is too small for it.
+        lpips: of the middle 256 x 256 pixels, as is; None if it was not asked for or the image is too small for it.
         lpips_matched: after the same matching; None likewise.
     """
 
@@ -66,8 +67,9 @@ def cycle_quality(source: Tensor, rendered: Tensor, lpips: Lpips | None) -> Cycl
     ssim, ssim_matched = _ssims(source, rendered, tables)
     distance = distance_matched = None
     if lpips is not None and min(source.shape[-2:]) >= SMALLEST_SIDE:
-        images = torch.stack([_look_up(rendered, identity), _look_up(rendered, tables)])
-        distance, distance_matched = lpips(images, _look_up(source, identity)[None]).tolist()
+        seen, reference = _middle(rendered), _middle(source)
+        images = torch.stack([_look_up(seen, identity), _look_up(seen, tables)])
+        distance, distance_matched = lpips(images, _look_up(reference, identity)[None]).tolist()
     return CycleQuality(
         psnr=_psnr(joint, identity),
         psnr_matched=_psnr(joint, tables),
@@ -76,6 +78,12 @@ def cycle_quality(source: Tensor, rendered: Tensor, lpips: Lpips | None) -> Cycl
         lpips=distance,
         lpips_matched=distance_matched,
     )
+
+
+def _middle(codes: Tensor) -> Tensor:
+    """The middle of an image ``(3, H, W)``, at most 256 pixels a side."""
+    top, left = (max(0, side - _LPIPS_SIDE) // 2 for side in codes.shape[-2:])
+    return codes[:, top : top + _LPIPS_SIDE, left : left + _LPIPS_SIDE]
 
 
 def _require_codes(source: Tensor, rendered: Tensor) -> None:

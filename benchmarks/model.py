@@ -25,7 +25,7 @@ from skimage import data
 from aura.bayer import pack_rgb
 from aura.nets.context import summarise
 from aura.nets.published import PublishedUNet
-from aura.reconstruct import RELEASED_WEIGHTS, Reconstructor, load_weights
+from aura.reconstruct import RELEASED_WEIGHTS, Reconstructor, fold_batch_norms, load_weights
 from aura.sensor.catalog import load_profile
 from aura.sensor.simulate import canonical_to_camera, draw_capture
 from flows.lanes import lanes
@@ -47,8 +47,8 @@ PROTOCOL: Final = (
     "size of a process of its own that reconstructs 6000x4000 pixels in tiles, float32. megapixels_per_second is the "
     f"product's way, path/side_by_side: the photograph of {PATH_SIDE}x{PATH_SIDE} random pixels, 8 bits to canonical "
     f"light, float32, {PHOTOGRAPHS} of them on {THREADS} threads that take one each; path/all_threads_on_one gives "
-    "each all threads. path/local_network_*: the local network alone on all threads, in torch's memory formats, and "
-    "compiled by torch.compile."
+    "each all threads. path/local_network_*: the local network alone, beside each other likewise, in torch's memory "
+    "formats, and compiled by torch.compile."
 )
 
 
@@ -124,25 +124,30 @@ def _paths(weights: Path) -> dict[str, list[float]]:
     """Megapixels per second of ways to run the product's network on this machine's processor, in turns."""
     image = np.random.default_rng(0).integers(0, 256, (PATH_SIDE, PATH_SIDE, 3), dtype=np.uint8)
     inverse = Reconstructor.load("aura", weights, device="cpu")
-    network = load_weights(weights).eval()
+    network = fold_batch_norms(load_weights(weights).eval()).to(memory_format=torch.channels_last)
     codes = torch.from_numpy(image).permute(2, 0, 1)[None]
     planar, last = codes.contiguous(), codes.contiguous(memory_format=torch.channels_last)
     context = network.context(summarise(planar / 255.0))
     compiled = torch.compile(network.local_planes)
 
-    def side_by_side() -> None:
-        with lanes(inverse.device) as pools:
-            list(in_order(pools.compute, inverse.canonical, [image] * PHOTOGRAPHS, pools.width + 1))
+    def side_by_side(way: Callable[[], Any]) -> Callable[[], None]:
+        def pass_over(_: int) -> None:
+            with torch.inference_mode():  # is a thread's own
+                way()
 
-    def with_network(change: Callable[[], Any]) -> Callable[[], None]:
-        return lambda: [change() for _ in range(PHOTOGRAPHS)] and None
+        def run() -> None:
+            with lanes(inverse.device) as pools:
+                for _ in in_order(pools.compute, pass_over, range(PHOTOGRAPHS), pools.width + 1):
+                    pass
+
+        return run
 
     ways: dict[str, Callable[[], Any]] = {
-        "side_by_side": side_by_side,
-        "all_threads_on_one": with_network(lambda: inverse.canonical(image)),
-        "local_network_planar": with_network(lambda: network.local_planes(planar / 255.0, context)),
-        "local_network_channels_last": with_network(lambda: network.local_planes(last / 255.0, context)),
-        "local_network_compiled": with_network(lambda: compiled(last / 255.0, context)),
+        "side_by_side": side_by_side(lambda: inverse.canonical(image)),
+        "all_threads_on_one": lambda: [inverse.canonical(image) for _ in range(PHOTOGRAPHS)],
+        "local_network_planar": side_by_side(lambda: network.local_planes(planar / 255.0, context)),
+        "local_network_channels_last": side_by_side(lambda: network.local_planes(last / 255.0, context)),
+        "local_network_compiled": side_by_side(lambda: compiled(last / 255.0, context)),
     }
     rates: dict[str, list[float]] = {name: [] for name in ways}
     with torch.inference_mode():

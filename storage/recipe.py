@@ -177,8 +177,8 @@ class Recipe(_Part):
         limits: which source images are refused.
         gates: what the finished dataset must reach.
         annotations: boxes and masks of the photographs, or None.
-        lpips_share: share of the samples on which LPIPS is computed, in [0, 1]; on one it takes as long as the network
-            on three.
+        lpips_share: share of the samples on whose middle LPIPS is computed, in [0, 1]; that takes about as long as the
+            network on a whole one.
     """
 
     corpus: Annotated[str, AfterValidator(_absolute)]

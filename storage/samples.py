@@ -54,8 +54,8 @@ class SampleRow:
         cycle_psnr_matched_db: the same with exposure and tone matched.
         cycle_ssim: of luma, as is.
         cycle_ssim_matched: see above.
-        cycle_lpips: see above.
-        cycle_lpips_matched: see above.
+        cycle_lpips: of the middle 256 x 256 pixels.
+        cycle_lpips_matched: likewise.
         clipped_fraction: share of the valid RAW values at the white level, in [0, 1].
         channel_mean: mean of the valid RAW as (DN - black) / (white - black).
     """
