@@ -3,6 +3,9 @@
 What a GPU does in one fused pass, and torch on a CPU in twenty that each go through memory, such a loop does in one. It
 computes in the order that it is written in, without contraction to fused multiply-adds, so its float32 results do not
 depend on the width of the processor's vectors.
+
+numba asks only a loop's own file whether kept machine code is stale. So whatever a loop calls lies in its file, even
+where another has the like (two logarithms); what is imported is what never changes.
 """
 
 from __future__ import annotations

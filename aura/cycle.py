@@ -2,8 +2,8 @@
 
 Both are 8-bit images. All that does not depend on place follows from how often each pair of codes occurs: PSNR, the
 curve that matches exposure and tone, and PSNR after it. SSIM is that of luma at every fourth window in both directions,
-which leaves no pixel unseen. A CPU does in compiled loops (:mod:`aura.code_pairs`) what is written here in torch, which
-is the definition.
+which leaves no pixel unseen. A CPU does in compiled loops (:mod:`aura.cycle_loops`) what is written here in torch,
+which is the definition.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from aura.code_pairs import SSIM_STRIDE, count_pairs, squared_error, strided_ssim
 from aura.color import LUMA_COEFFICIENTS
+from aura.cycle_loops import SSIM_STRIDE, count_pairs, squared_error, strided_ssim
 from aura.errors import InvalidInputError
 from aura.metrics import SSIM_WINDOW, fit_tone, similarity, ssim_blur, ssim_window
 from aura.perceptual import SMALLEST_SIDE, Lpips
@@ -143,7 +143,7 @@ def _look_up(codes: Tensor, tables: np.ndarray) -> Tensor:
 
 
 def _strided_ssim(source: Tensor, rendered: Tensor, plain: Tensor, matched: Tensor) -> tuple[float, float]:
-    """What :func:`aura.code_pairs.strided_ssim` does, on any device."""
+    """What :func:`aura.cycle_loops.strided_ssim` does, on any device."""
     codes = torch.arange(_CODES, dtype=torch.float32)
     one, *others = (
         _luma(image, weighted.to(image.device))

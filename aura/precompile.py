@@ -7,6 +7,7 @@ beside the source.
 from __future__ import annotations
 
 import time
+from typing import Final
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from aura.sensor.catalog import load_profile
 from aura.sensor.noise_draws import add_noise
 from aura.sensor.simulate import draw_capture, simulate
 
-_SIDE = 64
+_SIDE: Final = 64
 
 
 def precompile() -> None:

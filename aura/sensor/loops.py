@@ -1,8 +1,7 @@
 """The sensor on a CPU: compiled loops that take light to digital numbers, a row of a plane at a time.
 
 What :mod:`aura.sensor.simulate` and :mod:`aura.sensor.noise_draws` say in tensors, with the same seeds, counters, bits
-and formulas; the quantile functions are approximated otherwise than torch does, to the precision of float32. All loops
-that call each other lie in one file, since numba asks only a function's own file whether it has changed.
+and formulas; the quantile functions are approximated otherwise than torch does, to the precision of float32.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Adding noise to a signal: draws that follow from the seed and the pixel's place alone, on a CPU or a GPU.
 
-Neither threads nor blocks nor the rest of a batch matter, so an exposure can be drawn again anywhere. What the noise is
-comes from :mod:`aura.sensor.noise`.
+Neither threads nor the rest of a batch matter, so an exposure can be drawn again anywhere. What the noise is comes from
+:mod:`aura.sensor.noise`. Written in tensors here, for a GPU and for gradients; a CPU draws in :mod:`aura.sensor.loops`.
 """
 
 from __future__ import annotations
@@ -225,7 +225,7 @@ def seeded(noise: NoiseBatch, row: int, seed: int) -> SeededNoise:
 def _random_bits(keys: Tensor, start: int, stop: int) -> Tensor:
     """64 random bits for each key and counter from ``start`` to ``stop``: ``(B, 1)`` -> ``(B, stop - start)`` int64.
 
-    The bits of a pixel follow from seed and place alone, so neither threads nor blocks nor the rest of a batch matter.
+    The bits of a pixel follow from seed and place alone, so neither threads nor the rest of a batch matter.
     SplitMix64 of Steele, Lea and Flood, *Fast Splittable Pseudorandom Number Generators*, OOPSLA 2014.
     """
     counter = torch.arange(start + 1, stop + 1, device=keys.device)
@@ -242,10 +242,10 @@ def _mix(state: Tensor) -> Tensor:
     return mixed
 
 
-def _symmetric_uniform(bits: Tensor, lowest_bit: int, dtype: torch.dtype = torch.float32) -> Tensor:
+def _symmetric_uniform(bits: Tensor, lowest_bit: int) -> Tensor:
     """Odd multiples of 2^-24 in (-1, 1), each exact in float32, from 24 of the bits."""
     whole = ((bits >> lowest_bit) & 0xFF_FFFF).mul_(2).sub_(0xFF_FFFF)
-    return whole.to(dtype).mul_(2.0**-24)
+    return whole.to(torch.float32).mul_(2.0**-24)
 
 
 def _unit_normal(uniform: Tensor) -> Tensor:
@@ -283,9 +283,8 @@ def poisson_quantile(rate: Tensor, uniform: Tensor) -> Tensor:
     second = last.sub_(third).div_(root).add_(w2, alpha=1.0 / 6.0).add_(1.0 / 3.0)
     count = second.addcmul_(root, w).add_(safe).floor_()
     few = rate < _FEW_ELECTRONS
-    if rate.device.type != "cpu":  # selecting would make the GPU wait
-        return torch.where(few, _few_electrons(rate.clamp_max(_FEW_ELECTRONS), uniform), count)
-    return count.masked_scatter_(few, _few_electrons(rate.masked_select(few), uniform.masked_select(few)))
+    # to select the few would make a GPU wait
+    return torch.where(few, _few_electrons(rate.clamp_max(_FEW_ELECTRONS), uniform), count)
 
 
 def _few_electrons(rate: Tensor, uniform: Tensor) -> Tensor:
@@ -295,8 +294,6 @@ def _few_electrons(rate: Tensor, uniform: Tensor) -> Tensor:
     cumulative, count = term.clone(), torch.zeros_like(rate)
     for electrons in range(1, _MOST_OF_FEW + 1):
         more = probability > cumulative
-        if rate.device.type == "cpu" and electrons % 4 == 0 and not more.any():  # asking would make a GPU wait
-            break
         term.mul_(rate).mul_(1.0 / electrons)
         # terms that float32 cannot add any more end the sum
         count += more.logical_and_(term > _LEAST_PROBABILITY)

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aura import cycle
-from aura.code_pairs import count_pairs, squared_error, strided_ssim
 from aura.color import LUMA_COEFFICIENTS
+from aura.cycle_loops import count_pairs, squared_error, strided_ssim
 from aura.metrics import ssim_window
 
 LUMA = np.array(LUMA_COEFFICIENTS["bt709"], np.float32)
