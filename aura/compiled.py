@@ -18,6 +18,7 @@ import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
+from torch import Tensor
 
 Loop = TypeVar("Loop", bound=Callable[..., object])
 
@@ -33,6 +34,11 @@ def compiled(loop: Loop) -> Loop:
         return cast("Loop", numba.njit(loop, nogil=True, error_model="numpy", cache=True))
     except RuntimeError:  # no folder for the cache
         return cast("Loop", numba.njit(loop, nogil=True, error_model="numpy"))
+
+
+def loops_take(*tensors: Tensor) -> bool:
+    """Tell whether compiled loops do the work on these tensors; a GPU, and who wants gradients, take torch."""
+    return all(tensor.device.type == "cpu" and not tensor.requires_grad for tensor in tensors)
 
 
 def _bits_of(_context: Any, _value: Any) -> Any:

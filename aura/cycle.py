@@ -3,11 +3,12 @@
 Both are 8-bit images. All that does not depend on place follows from how often each pair of codes occurs: PSNR, the
 curve that matches exposure and tone, and PSNR after it. SSIM is that of luma at every fourth window in both directions,
 which leaves no pixel unseen. A CPU does in compiled loops (:mod:`aura.cycle_loops`) what is written here in torch,
-which is the definition.
+which is the definition; the curve is fitted by one everywhere (:mod:`aura.tone_loops`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -17,14 +18,17 @@ import torch
 from torch import Tensor
 
 from aura.color import LUMA_COEFFICIENTS
+from aura.compiled import loops_take
 from aura.cycle_loops import SSIM_STRIDE, count_pairs, squared_error, strided_ssim
 from aura.errors import InvalidInputError
-from aura.metrics import SSIM_WINDOW, fit_tone, similarity, ssim_blur, ssim_window
+from aura.metrics import SSIM_WINDOW, similarity, ssim_blur, ssim_window
 from aura.perceptual import SMALLEST_SIDE, Lpips
+from aura.tone_loops import matching_tables
 
 _CODES: Final = 256
 _LPIPS_SIDE: Final = 256  # the whole of a sample would take three times as long as AURA's own network
-_BANDS: Final = 64
+_IDENTITY: Final = np.broadcast_to(np.arange(_CODES, dtype=np.float32) / (_CODES - 1), (3, _CODES))
+_LUMA_WEIGHTS: Final = np.array(LUMA_COEFFICIENTS["bt709"], np.float32)
 
 
 @dataclass(frozen=True)
@@ -60,24 +64,56 @@ def cycle_quality(source: Tensor, rendered: Tensor, lpips: Lpips | None) -> Cycl
     Raises:
         InvalidInputError: shapes differ, are not ``(3, H, W)`` uint8, or a side is under 11.
     """
-    _require_codes(source, rendered)
-    joint = _joint_counts(rendered, source)
-    tables = np.stack([_matching_table(counts) for counts in joint])
-    identity = np.broadcast_to(np.arange(_CODES, dtype=np.float32) / (_CODES - 1), tables.shape)
-    ssim, ssim_matched = _ssims(source, rendered, tables)
-    distance = distance_matched = None
-    if lpips is not None and min(source.shape[-2:]) >= SMALLEST_SIDE:
-        seen, reference = _middle(rendered), _middle(source)
-        images = torch.stack([_look_up(seen, identity), _look_up(seen, tables)])
-        distance, distance_matched = lpips(images, _look_up(reference, identity)[None]).tolist()
-    return CycleQuality(
-        psnr=_psnr(joint, identity),
-        psnr_matched=_psnr(joint, tables),
-        ssim=ssim,
-        ssim_matched=ssim_matched,
-        lpips=distance,
-        lpips_matched=distance_matched,
-    )
+    return cycle_quality_batch([source], [rendered], [lpips])[0]
+
+
+def cycle_quality_batch(
+    source: Sequence[Tensor], rendered: Sequence[Tensor], lpips: Sequence[Lpips | None]
+) -> list[CycleQuality]:
+    """Do what :func:`cycle_quality` does to several pairs; a GPU does them in one pass.
+
+    Args:
+        source: each ``(3, H, W)``, all of one shape and on one device; see :func:`cycle_quality`.
+        rendered: one for each, likewise.
+        lpips: for each the metric, or None.
+
+    Raises:
+        InvalidInputError: as for :func:`cycle_quality`.
+    """
+    for one, other in zip(source, rendered, strict=True):
+        _require_codes(one, other)
+    pairs = list(zip(source, rendered, strict=True))
+    by_loops = loops_take(*source)
+    if by_loops:
+        joints = [count_pairs(_array(other), _array(one)) for one, other in pairs]
+    else:
+        sources, renderings = torch.stack(list(source)), torch.stack(list(rendered))
+        joints = list(_count_pairs(renderings, sources))
+    tables = [matching_tables(joint) for joint in joints]
+    if by_loops:
+        similar = [_ssims_by_loops(*pair, matching) for pair, matching in zip(pairs, tables, strict=True)]
+    else:
+        similar = _ssims(sources, renderings, torch.from_numpy(np.stack(tables)))
+    distances = [
+        _distances(one, other, matching, metric)
+        for (one, other), matching, metric in zip(pairs, tables, lpips, strict=True)
+    ]
+    return [
+        CycleQuality(_psnr(joint, _IDENTITY), _psnr(joint, matching), *ssims, *distance)
+        for joint, matching, ssims, distance in zip(joints, tables, similar, distances, strict=True)
+    ]
+
+
+def _distances(
+    source: Tensor, rendered: Tensor, tables: np.ndarray, lpips: Lpips | None
+) -> tuple[float | None, float | None]:
+    """LPIPS as is and after matching."""
+    if lpips is None or min(source.shape[-2:]) < SMALLEST_SIDE:
+        return None, None
+    seen, reference = _middle(rendered), _middle(source)
+    images = torch.stack([_look_up(seen, _IDENTITY), _look_up(seen, tables)])
+    distance, matched = lpips(images, _look_up(reference, _IDENTITY)[None]).tolist()
+    return distance, matched
 
 
 def _middle(codes: Tensor) -> Tensor:
@@ -99,23 +135,13 @@ def _require_codes(source: Tensor, rendered: Tensor) -> None:
         )
 
 
-def _joint_counts(rendered: Tensor, source: Tensor) -> np.ndarray:
-    if source.device.type == "cpu":
-        return count_pairs(_array(rendered), _array(source))
-    return _count_pairs(rendered, source)
-
-
 def _count_pairs(rendered: Tensor, source: Tensor) -> np.ndarray:
-    """How often each code of the source meets each of the rendering: uint8 ``(3, H, W)`` twice -> ``(3, 256, 256)``."""
-    channel = torch.arange(3, dtype=torch.int32, device=source.device)[:, None, None]
-    pairs = torch.bincount(((channel * _CODES + rendered) * _CODES + source).flatten(), minlength=3 * _CODES**2)
-    return pairs.view(3, _CODES, _CODES).to(torch.int32).cpu().numpy()
-
-
-def _matching_table(joint: np.ndarray) -> np.ndarray:
-    """The curve that takes a channel of the rendering to the source, at each code: ``(256, 256)`` -> ``(256,)``."""
-    values = joint.sum(axis=1) * (np.arange(_CODES) / (_CODES - 1))
-    return fit_tone(joint.reshape(_BANDS, -1, _CODES).sum(axis=1), values.reshape(_BANDS, -1).sum(axis=1), _CODES)
+    """What :func:`aura.cycle_loops.count_pairs` does, on any device: ``(B, 3, H, W)`` -> ``(B, 3, 256, 256)``."""
+    pairs = (rendered.long() * _CODES + source).view(-1, source[0, 0].numel())
+    # not bincount, which would make a GPU wait
+    counts = torch.zeros(len(pairs), _CODES**2, dtype=torch.int32, device=source.device)
+    counts.scatter_add_(1, pairs, counts.new_ones(()).expand_as(pairs))
+    return counts.view(*source.shape[:2], _CODES, _CODES).cpu().numpy()
 
 
 def _psnr(joint: np.ndarray, tables: np.ndarray) -> float:
@@ -124,13 +150,10 @@ def _psnr(joint: np.ndarray, tables: np.ndarray) -> float:
     return float("inf") if total == 0.0 else float(-10.0 * np.log10(total / joint.sum()))
 
 
-def _ssims(source: Tensor, rendered: Tensor, tables: np.ndarray) -> tuple[float, float]:
+def _ssims_by_loops(source: Tensor, rendered: Tensor, tables: np.ndarray) -> tuple[float, float]:
     """SSIM of the rendering's luma, as is and after its tables."""
-    weights = np.array(LUMA_COEFFICIENTS["bt709"], np.float32)
-    plain, matched = weights / np.float32(_CODES - 1), tables * weights[:, None]
-    if source.device.type == "cpu":
-        return strided_ssim(_array(source), _array(rendered), plain, matched, ssim_window().numpy())
-    return _strided_ssim(source, rendered, torch.from_numpy(plain), torch.from_numpy(matched))
+    plain, matched = _LUMA_WEIGHTS / np.float32(_CODES - 1), tables * _LUMA_WEIGHTS[:, None]
+    return strided_ssim(_array(source), _array(rendered), plain, matched, ssim_window().numpy())
 
 
 def _array(codes: Tensor) -> npt.NDArray[np.uint8]:
@@ -142,29 +165,24 @@ def _look_up(codes: Tensor, tables: np.ndarray) -> Tensor:
     return torch.stack([table[channel.long()] for table, channel in zip(values, codes, strict=True)])
 
 
-def _strided_ssim(source: Tensor, rendered: Tensor, plain: Tensor, matched: Tensor) -> tuple[float, float]:
-    """What :func:`aura.cycle_loops.strided_ssim` does, on any device."""
-    codes = torch.arange(_CODES, dtype=torch.float32)
+def _ssims(source: Tensor, rendered: Tensor, tables: Tensor) -> list[tuple[float, float]]:
+    """What :func:`_ssims_by_loops` does, on any device: ``(B, 3, H, W)`` uint8 twice and ``(B, 3, 256)`` float32."""
+    identity = torch.from_numpy(_IDENTITY.copy()).expand_as(tables)
+    weights = torch.from_numpy(_LUMA_WEIGHTS)[:, None]
     one, *others = (
-        _luma(image, weighted.to(image.device))
-        for image, weighted in (
-            (source, plain[:, None] * codes),
-            (rendered, plain[:, None] * codes),
-            (rendered, matched),
-        )
+        _luma(image, (weights * values).to(image.device))
+        for image, values in ((source, identity), (rendered, identity), (rendered, tables))
     )
     planes = [one, one * one] + [part for other in others for part in (other, other * other, other * one)]
     mean, square, *parts = ssim_blur(torch.stack(planes), SSIM_STRIDE)
     triples = zip(*(iter(parts),) * 3, strict=True)
     maps = [similarity(own, mean, squares + square, product) for own, squares, product in triples]
-    ssim, ssim_matched = torch.stack(maps).mean(dim=(1, 2), dtype=torch.float64).tolist()
-    return ssim, ssim_matched
+    plain, matched = torch.stack(maps).mean(dim=(2, 3), dtype=torch.float64).tolist()
+    return list(zip(plain, matched, strict=True))
 
 
 def _luma(codes: Tensor, weighted: Tensor) -> Tensor:
-    """Luma of codes ``(3, H, W)`` from what each adds to it, ``(3, 256)``: float32 ``(H, W)``."""
-    red, green, blue = (
-        table.index_select(0, channel.flatten().int()) for table, channel in zip(weighted, codes, strict=True)
-    )
-    luma: Tensor = red.add_(green).add_(blue)
-    return luma.view(codes.shape[1:])
+    """Luma of codes ``(B, 3, H, W)`` from what each adds to it, ``(B, 3, 256)``: float32 ``(B, H, W)``."""
+    red, green, blue = weighted.gather(2, codes.flatten(2).long()).unbind(1)
+    luma: Tensor = red + green + blue
+    return luma.view(len(codes), *codes.shape[2:])

@@ -14,7 +14,7 @@ import torch
 
 from aura.cycle import cycle_quality
 from aura.reconstruct import Reconstructor
-from aura.rendering import render_raw
+from aura.rendering import FrameFacts, render_raw
 from aura.sensor.catalog import load_profile
 from aura.sensor.noise_draws import add_noise
 from aura.sensor.simulate import draw_capture, simulate
@@ -28,14 +28,14 @@ def precompile() -> None:
         light = Reconstructor.load(device="cpu").canonical(np.zeros((_SIDE, _SIDE, 3), np.uint8))[0]
         capture = draw_capture(load_profile("generic"), iso=100, seed=0)
         levels = capture.profile.levels_at(capture.iso)
-        rendition = render_raw(
-            simulate(light, capture),
+        frame = FrameFacts(
             levels.black_level,
             levels.white_level,
             capture.profile.cfa_pattern,
             capture.wb_gains,
             capture.camera_to_srgb,
         )
+        rendition = render_raw(simulate(light, capture), frame)
         cycle_quality(torch.zeros_like(rendition.codes), rendition.codes, None)
         if capture.noise is not None:
             add_noise(torch.zeros(4, _SIDE // 2, _SIDE // 2), capture.noise, seed=0)

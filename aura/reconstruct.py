@@ -31,12 +31,8 @@ METHODS: Final[tuple[Method, ...]] = get_args(Method)
 RELEASED_WEIGHTS: Final = Path(__file__).parent / "weights" / "aura.safetensors"
 MIN_SIDE: Final = 16
 
-WHOLE_IMAGE_PIXELS: Final = 2_100_000
-"""Up to here a photograph is one pass, above, each tile or window of its own; bounds memory. A multiple of 1080p."""
-TILE: Final = 1024
 _TILE_PART: Final = 256
 """A window that lies on a grid of so many pixels inside a tile is inverted with the whole tile."""
-_GPU_BATCH_PIXELS: Final = 16_000_000
 HALO: Final = 48
 """Pixels of surroundings a tile is given, a multiple of 16; tiles then are within 1e-5 of saturation of the whole."""
 
@@ -51,6 +47,34 @@ class Window(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Passes:
+    """How much a device does at once; bounds memory.
+
+    Attributes:
+        whole_pixels: up to here a photograph is one pass; above, each tile or window of its own.
+        tile: pixels a side of a tile.
+        batch_pixels: of photographs of one shape, or of samples, that go together; 0: each alone.
+    """
+
+    whole_pixels: int
+    tile: int
+    batch_pixels: int
+
+    @classmethod
+    def on(cls, device: torch.device) -> Passes:
+        """What suits a device: a CPU keeps to its caches, a GPU takes longer to start work than to do a little."""
+        if device.type == "cpu":
+            return ON_CPU
+        memory = torch.cuda.get_device_properties(device).total_memory
+        return Passes(8_400_000, 2048, min(16_000_000, memory // _GPU_BYTES_A_PIXEL))
+
+
+ON_CPU: Final = Passes(whole_pixels=2_100_000, tile=1024, batch_pixels=0)
+_GPU_BYTES_A_PIXEL: Final = 1000
+"""Of a GPU's memory, with room: 130 bytes of tensors live at most, for each of two threads, and kernels work in more."""
+
+
+@dataclass(frozen=True)
 class Reconstructor:
     """An inverse ISP that is ready to use.
 
@@ -58,11 +82,13 @@ class Reconstructor:
         name: the method.
         digest: hex sha256 of the method and its weights: part of a dataset's identity.
         device: where it computes.
+        passes: how much it does at once.
     """
 
     name: Method
     digest: str
     device: torch.device
+    passes: Passes
     _model: Aura | None = None
 
     @classmethod
@@ -85,11 +111,15 @@ class Reconstructor:
         if method != "aura":
             if weights is not None:
                 raise InvalidInputError(f"Method {method!r} has no weights, but {weights} was given. Drop one of them.")
-            return cls(method, hashlib.sha256(f"{method}/1".encode()).hexdigest(), place)
+            return cls(method, hashlib.sha256(f"{method}/1".encode()).hexdigest(), place, Passes.on(place))
         path = weights or RELEASED_WEIGHTS
         model = fold_batch_norms(load_weights(path).eval())
+        if place.type == "cuda":
+            # cuDNN's TF32 has 10 bits of mantissa: for what float16 is not good enough for, neither is that
+            torch.backends.cudnn.allow_tf32 = False
         model = model.to(place).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks this form
-        return cls(method, hashlib.sha256(b"aura/2" + path.read_bytes()).hexdigest(), place, model)
+        digest = hashlib.sha256(b"aura/2" + path.read_bytes()).hexdigest()
+        return cls(method, digest, place, Passes.on(place), model)
 
     def canonical(self, image: NDArray[np.uint8], windows: Sequence[Window] | None = None) -> list[Tensor]:
         """Invert the ISP of a photograph.
@@ -119,7 +149,7 @@ class Reconstructor:
     def begin(self, image: NDArray[np.uint8]) -> Inversion:
         """Look at a whole photograph, so that its parts can be inverted one by one, on any thread.
 
-        A photograph of up to ``WHOLE_IMAGE_PIXELS`` is inverted here, in one pass.
+        A photograph of up to ``passes.whole_pixels`` is inverted here, in one pass.
 
         Args:
             image: sRGB ``(H, W, 3)`` uint8, the whole photograph, sides at least 16.
@@ -147,19 +177,14 @@ class Reconstructor:
         with torch.inference_mode():
             context = self._model.context(summarise_codes(codes))
             whole: Sequence[Tensor | None] = [None] * len(images)
-            if codes.shape[-2] * codes.shape[-1] <= WHOLE_IMAGE_PIXELS:
+            if codes.shape[-2] * codes.shape[-1] <= self.passes.whole_pixels:
                 whole = _run(self._model, codes, Window(0, 0, *codes.shape[-2:]), context).unbind(0)
             if self.device.type == "cuda":  # whoever goes on may do so on another stream
                 torch.cuda.current_stream(self.device).synchronize()
         return [
-            _NetworkInversion(self._model, codes[row : row + 1], context.of(row), light)
+            _NetworkInversion(self._model, codes[row : row + 1], context.of(row), light, self.passes.tile)
             for row, light in enumerate(whole)
         ]
-
-    @property
-    def batch_pixels(self) -> int:
-        """Pixels that are worth a pass together; on a CPU one photograph or tile at a time is fastest."""
-        return _GPU_BATCH_PIXELS if self.device.type == "cuda" else 0
 
 
 class WindowGroup(NamedTuple):
@@ -210,13 +235,14 @@ class _NetworkInversion:
     codes: Tensor
     context: Context
     whole: Tensor | None
+    tile: int
 
     def groups(self, windows: Sequence[Window]) -> list[WindowGroup]:
         if self.whole is not None:
             return _each_alone(windows)
         together: dict[Window, WindowGroup] = {}
         for member, window in enumerate(windows):
-            around = _tile_around(window, self.codes.shape[-2], self.codes.shape[-1])
+            around = _tile_around(window, self.tile, self.codes.shape[-2], self.codes.shape[-1])
             group = together.setdefault(around, WindowGroup(around, [], []))
             group.windows.append(window)
             group.members.append(member)
@@ -226,7 +252,7 @@ class _NetworkInversion:
         with torch.inference_mode():
             if self.whole is not None:
                 return [_cut(self.whole, window).clone() for window in group.windows]
-            light = _run_tiled(self.model, self.codes, group.around, self.context)
+            light = _run_tiled(self.model, self.codes, group.around, self.tile, self.context)
             top, left = group.around.top, group.around.left
             return [
                 _cut(light, window._replace(top=window.top - top, left=window.left - left)) for window in group.windows
@@ -237,14 +263,14 @@ def _each_alone(windows: Sequence[Window]) -> list[WindowGroup]:
     return [WindowGroup(window, [window], [member]) for member, window in enumerate(windows)]
 
 
-def _tile_around(window: Window, height: int, width: int) -> Window:
+def _tile_around(window: Window, tile: int, height: int, width: int) -> Window:
     """What is inverted for a window: the tile of the photograph that it is a regular part of, or else itself.
 
     Tiles that a plan lays over a photograph so share the pixels around them; it follows from the window alone, so its
     light does too.
     """
-    top, left = window.top // TILE * TILE, window.left // TILE * TILE
-    bottom, right = min(top + TILE, height), min(left + TILE, width)
+    top, left = window.top // tile * tile, window.left // tile * tile
+    bottom, right = min(top + tile, height), min(left + tile, width)
     inside = window.top + window.height <= bottom and window.left + window.width <= right
     if not inside or window.top % _TILE_PART or window.left % _TILE_PART:
         return window
@@ -346,10 +372,10 @@ def _run(model: Aura, codes: Tensor, window: Window, context: Context) -> Tensor
     return light[..., : window.height, : window.width].float()
 
 
-def _run_tiled(model: Aura, codes: Tensor, window: Window, context: Context) -> Tensor:
+def _run_tiled(model: Aura, codes: Tensor, window: Window, tile: int, context: Context) -> Tensor:
     """Fill a window from tiles; each sees HALO pixels around itself, where the image has them."""
     out = torch.empty(3, window.height, window.width, device=codes.device)
-    for core in _tiles(window):
+    for core in _tiles(window, tile):
         around = _with_halo(core, codes.shape[-2], codes.shape[-1])
         result = _run(model, codes, around, context)[0]
         inner = Window(core.top - around.top, core.left - around.left, core.height, core.width)
@@ -358,11 +384,11 @@ def _run_tiled(model: Aura, codes: Tensor, window: Window, context: Context) -> 
     return out
 
 
-def _tiles(window: Window) -> Iterator[Window]:
+def _tiles(window: Window, tile: int) -> Iterator[Window]:
     bottom, right = window.top + window.height, window.left + window.width
-    for top in range(window.top, bottom, TILE):
-        for left in range(window.left, right, TILE):
-            yield Window(top, left, min(TILE, bottom - top), min(TILE, right - left))
+    for top in range(window.top, bottom, tile):
+        for left in range(window.left, right, tile):
+            yield Window(top, left, min(tile, bottom - top), min(tile, right - left))
 
 
 def _with_halo(core: Window, height: int, width: int) -> Window:

@@ -18,10 +18,9 @@ import torch
 from torch import Tensor
 
 from aura.bayer import CfaPattern, cfa_sites
-from aura.compiled import compiled
+from aura.compiled import compiled, loops_take
 from aura.errors import InvalidInputError
 from aura.isp import NEAR_SATURATION, code_table, render_codes
-from aura.sensor.simulate import normalise_raw
 
 Floats = npt.NDArray[np.float32]
 
@@ -47,6 +46,25 @@ _ROOM: Final = np.float32(1.0 - NEAR_SATURATION)
 
 
 @dataclass(frozen=True)
+class FrameFacts:
+    """What a camera notes beside a RAW frame, and a developer needs.
+
+    Attributes:
+        black_level: DN of R, Gr, Gb, B.
+        white_level: likewise.
+        cfa_pattern: of the unpacked mosaic.
+        wb_gains: R, G, B.
+        camera_to_srgb: 3x3, white-balanced camera RGB -> linear sRGB; rows sum to 1.
+    """
+
+    black_level: Sequence[float]
+    white_level: Sequence[float]
+    cfa_pattern: CfaPattern
+    wb_gains: Sequence[float]
+    camera_to_srgb: Sequence[Sequence[float]]
+
+
+@dataclass(frozen=True)
 class Rendition:
     """What is seen of a RAW frame.
 
@@ -61,23 +79,12 @@ class Rendition:
     channel_mean: list[float]
 
 
-def render_raw(
-    raw: Tensor,
-    black_level: Sequence[float],
-    white_level: Sequence[float],
-    cfa_pattern: CfaPattern,
-    wb_gains: Sequence[float],
-    camera_to_srgb: Sequence[Sequence[float]],
-) -> Rendition:
+def render_raw(raw: Tensor, frame: FrameFacts) -> Rendition:
     """Render stored RAW as :func:`aura.isp.render` does, to 8 bits, and measure its light on the way.
 
     Args:
         raw: ``(4, h, w)`` DN in R, Gr, Gb, B within uint16, of any integer dtype and on any device.
-        black_level: R, Gr, Gb, B.
-        white_level: likewise.
-        cfa_pattern: the pattern of the unpacked mosaic.
-        wb_gains: R, G, B.
-        camera_to_srgb: 3x3, rows sum to 1.
+        frame: what its camera would note beside it.
 
     Returns:
         The rendering; light within 2^-17 of the border between two codes may take either on another processor.
@@ -85,51 +92,65 @@ def render_raw(
     Raises:
         InvalidInputError: not four planes, they are smaller than 2x2, or a white level is not above its black level.
     """
+    return render_raw_batch([raw], [frame])[0]
+
+
+def render_raw_batch(raw: Sequence[Tensor], frames: Sequence[FrameFacts]) -> list[Rendition]:
+    """Do what :func:`render_raw` does to several frames; a GPU does them in one pass.
+
+    Args:
+        raw: each ``(4, h, w)``, all of one shape and on one device; see :func:`render_raw`.
+        frames: one for each, of one CFA pattern.
+
+    Raises:
+        InvalidInputError: as for :func:`render_raw`, or the patterns differ.
+    """
+    for planes, frame in zip(raw, frames, strict=True):
+        _require_frame(planes, frame)
+    if loops_take(*raw):
+        return [_render_by_loops(*each) for each in zip(raw, frames, strict=True)]
+    return _render_in_torch(torch.stack(list(raw)), frames)
+
+
+def _require_frame(raw: Tensor, frame: FrameFacts) -> None:
     if raw.ndim != 3 or raw.shape[0] != 4 or min(raw.shape[1:]) < 2:
         raise InvalidInputError(f"Packed RAW has shape {tuple(raw.shape)}; expected (4, h, w) of at least 2x2.")
-    if not all(white > black for black, white in zip(black_level, white_level, strict=True)):
+    if not all(white > black for black, white in zip(frame.black_level, frame.white_level, strict=True)):
         raise InvalidInputError(
-            f"Black levels are {tuple(black_level)} and white levels {tuple(white_level)}; each white must be above."
+            f"Black levels are {tuple(frame.black_level)} and white levels {tuple(frame.white_level)}; "
+            "each white must be above."
         )
-    render = _render_on_cpu if raw.device.type == "cpu" else _render_in_torch
-    return render(raw, black_level, white_level, cfa_pattern, wb_gains, camera_to_srgb)
 
 
-def _render_in_torch(
-    raw: Tensor,
-    black_level: Sequence[float],
-    white_level: Sequence[float],
-    cfa_pattern: CfaPattern,
-    wb_gains: Sequence[float],
-    camera_to_srgb: Sequence[Sequence[float]],
-) -> Rendition:
-    normalised = normalise_raw(raw, black_level, white_level)
-    white = normalised.new_tensor(white_level)[:, None, None]
-    measured = torch.cat([normalised.mean(dim=(1, 2)), (raw >= white).float().mean()[None]])
-    codes = render_codes(normalised, cfa_pattern, torch.tensor(wb_gains), torch.tensor(camera_to_srgb))
-    *means, clipped = measured.tolist()  # last, for it waits for the device
-    return Rendition(codes, clipped, means)
+def _render_in_torch(raw: Tensor, frames: Sequence[FrameFacts]) -> list[Rendition]:
+    """``(B, 4, h, w)`` and what is known of B frames."""
+    patterns = {frame.cfa_pattern for frame in frames}
+    if len(patterns) > 1:
+        raise InvalidInputError(f"Frames of a batch have CFA patterns {sorted(patterns)}; expected one. Sort them.")
+    values = raw.float()
+    black = values.new_tensor([frame.black_level for frame in frames])[..., None, None]
+    white = values.new_tensor([frame.white_level for frame in frames])[..., None, None]
+    normalised = (values - black) / (white - black)
+    measured = torch.cat([normalised.mean(dim=(2, 3)), (values >= white).float().mean(dim=(1, 2, 3))[:, None]], dim=1)
+    gains = torch.tensor([frame.wb_gains for frame in frames])
+    matrices = torch.tensor([frame.camera_to_srgb for frame in frames])
+    codes = render_codes(normalised, patterns.pop(), gains, matrices)
+    # told last, for it waits for the device
+    return [Rendition(seen, clipped, means) for seen, (*means, clipped) in zip(codes, measured.tolist(), strict=True)]
 
 
-def _render_on_cpu(
-    raw: Tensor,
-    black_level: Sequence[float],
-    white_level: Sequence[float],
-    cfa_pattern: CfaPattern,
-    wb_gains: Sequence[float],
-    camera_to_srgb: Sequence[Sequence[float]],
-) -> Rendition:
+def _render_by_loops(raw: Tensor, frame: FrameFacts) -> Rendition:
     planes = np.ascontiguousarray(raw.numpy(), dtype=np.uint16)
-    black, white = np.array(black_level, np.float64), np.array(white_level, np.float64)
-    sums, clipped = _tally(planes, np.array([math.ceil(level) for level in white_level], np.int64))
+    black, white = np.array(frame.black_level, np.float64), np.array(frame.white_level, np.float64)
+    sums, clipped = _tally(planes, np.array([math.ceil(level) for level in frame.white_level], np.int64))
     codes = np.empty((3, 2 * planes.shape[1], 2 * planes.shape[2]), np.uint8)
     _render(
         planes,
         black.astype(np.float32),
         (white - black).astype(np.float32),
-        np.argsort([2 * row + column for row, column in cfa_sites(cfa_pattern)]),
-        np.array(wb_gains, np.float32),
-        np.array(camera_to_srgb, np.float32),
+        np.argsort([2 * row + column for row, column in cfa_sites(frame.cfa_pattern)]),
+        np.array(frame.wb_gains, np.float32),
+        np.array(frame.camera_to_srgb, np.float32),
         _codes_of_light(),
         codes,
     )

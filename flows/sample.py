@@ -5,22 +5,25 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import chain
-from typing import Any, Final
+from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from aura.cycle import CycleQuality, cycle_quality
+from aura.compiled import loops_take
+from aura.cycle import CycleQuality, cycle_quality_batch
 from aura.perceptual import Lpips
 from aura.reconstruct import Inversion, Reconstructor, Window, WindowGroup
-from aura.rendering import render_raw
+from aura.rendering import FrameFacts, Rendition, render_raw_batch
+from aura.sensor.noise import NoiseModel
 from aura.sensor.profile import SensorProfile
-from aura.sensor.simulate import Capture, draw_capture, simulate
+from aura.sensor.simulate import Capture, draw_capture, simulate_batch
 from flows.one_at_a_time import one_at_a_time
 from storage.dataset import Dataset
 from storage.plan import place
+from storage.recipe import Recipe
 from storage.samples import SampleRow
 
 PlanRow = dict[str, Any]
@@ -62,6 +65,22 @@ class Piece:
     group: WindowGroup
     rows: list[PlanRow]
     pixels: list[Photograph]
+
+
+class Exposure(NamedTuple):
+    """A sample's light, and the camera that it is to go through.
+
+    Attributes:
+        row: of the plan.
+        pixels: sRGB ``(2h, 2w, 3)`` uint8.
+        light: canonical linear ``(3, 2h, 2w)`` float32, where the inverse computes.
+        capture: drawn as the recipe says.
+    """
+
+    row: PlanRow
+    pixels: Photograph
+    light: Tensor
+    capture: Capture
 
 
 @dataclass(frozen=True)
@@ -114,46 +133,85 @@ def begin(cuts: Sequence[Cut], inverse: Reconstructor) -> list[Piece]:
     ]
 
 
-def make_piece(piece: Piece, dataset: Dataset) -> list[Sample]:
-    """Make the samples of a piece and measure them: all of it where the inverse computes, a CPU or a GPU."""
-    lights = piece.inversion.lights(piece.group)
-    return [make_sample(*each, dataset) for each in zip(piece.rows, piece.pixels, lights, strict=True)]
+def make_pieces(pieces: Sequence[Piece], dataset: Dataset) -> list[Sample]:
+    """Make the samples of pieces and measure them: all of it where the inverse computes, a CPU or a GPU.
 
-
-def make_sample(row: PlanRow, pixels: Photograph, light: Tensor, dataset: Dataset) -> Sample:
-    """Make the RAW of a photograph's light, and measure it against its pixels.
-
-    Args:
-        row: of the plan.
-        pixels: sRGB ``(2h, 2w, 3)`` uint8.
-        light: canonical linear ``(3, 2h, 2w)`` float32.
-        dataset: says camera, noise and metrics.
+    On a GPU samples of one size and CFA pattern go through it together, since to start its work takes longer than to
+    do it for one.
     """
-    recipe = dataset.recipe
-    profile = SensorProfile.model_validate(dataset.profiles[row["camera"]])
-    model = "none" if recipe.noise == "none" else recipe.noise_model
-    capture = draw_capture(
-        profile, row["iso"], row["seed"], noise_model=model, illuminant_kelvin=recipe.illuminant_kelvin
-    )
+    exposures = [
+        Exposure(row, pixels, light, _capture(row, dataset))
+        for piece in pieces
+        for row, pixels, light in zip(piece.rows, piece.pixels, piece.inversion.lights(piece.group), strict=True)
+    ]
+    made: dict[int, Sample] = {}
+    for members in _alike(exposures):
+        made |= zip(members, make_alike([exposures[member] for member in members], dataset), strict=True)
+    return [made[member] for member in range(len(exposures))]
+
+
+def _alike(exposures: Sequence[Exposure]) -> list[list[int]]:
+    """Places of the exposures that a GPU makes together; on a CPU each alone, whose sample then stays in the cache."""
+    together: dict[object, list[int]] = {}
+    for member, (_, _, light, capture) in enumerate(exposures):
+        alone = member if loops_take(light) else None
+        together.setdefault((light.shape, capture.profile.cfa_pattern, alone), []).append(member)
+    return list(together.values())
+
+
+def make_alike(exposures: Sequence[Exposure], dataset: Dataset) -> list[Sample]:
+    """Make the RAW of exposures of one shape and CFA pattern, and measure each against its pixels."""
+    recipe, device = dataset.recipe, exposures[0].light.device
     with torch.inference_mode():
-        raw = simulate(light, replace(capture, noise=None) if recipe.noise == "on_read" else capture)
-        levels = profile.levels_at(row["iso"])
-        seen = render_raw(
-            raw,
-            levels.black_level,
-            levels.white_level,
-            profile.cfa_pattern,
-            capture.wb_gains,
-            capture.camera_to_srgb,
-        )
-        source = torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
-        metric = perceptual_metric(raw.device) if needs_lpips(row["sample_id"], recipe.lpips_share) else None
-        quality = cycle_quality(source.to(raw.device), seen.codes, metric)
-        clipped, channel_mean = seen.clipped_fraction, seen.channel_mean
-    return Sample(
-        raw=raw.cpu().numpy().astype(np.uint16),
-        srgb=source.numpy(),
-        row=_sample_row(row, capture, model, quality, clipped, channel_mean),
+        captures = [_stored(exposure.capture, recipe) for exposure in exposures]
+        raws = simulate_batch([exposure.light for exposure in exposures], captures)
+        seen = render_raw_batch(raws, [_frame_facts(capture) for capture in captures])
+        sources = [torch.from_numpy(exposure.pixels).permute(2, 0, 1).contiguous() for exposure in exposures]
+        metrics = [
+            perceptual_metric(device) if needs_lpips(exposure.row["sample_id"], recipe.lpips_share) else None
+            for exposure in exposures
+        ]
+        codes = [each.codes for each in seen]
+        qualities = cycle_quality_batch([source.to(device) for source in sources], codes, metrics)
+    return [
+        Sample(_in_16_bits(raw), source.numpy(), _sample_row(exposure, dataset, quality, rendition))
+        for exposure, raw, source, quality, rendition in zip(exposures, raws, sources, qualities, seen, strict=True)
+    ]
+
+
+def _in_16_bits(raw: Tensor) -> npt.NDArray[np.uint16]:
+    # narrowed where it lies, so that half as much is fetched from a GPU; int16 wraps as uint16 does
+    return raw.to(torch.int16).cpu().numpy().view(np.uint16)
+
+
+def _capture(row: PlanRow, dataset: Dataset) -> Capture:
+    profile = SensorProfile.model_validate(dataset.profiles[row["camera"]])
+    return draw_capture(
+        profile,
+        row["iso"],
+        row["seed"],
+        noise_model=_noise_model(dataset.recipe),
+        illuminant_kelvin=dataset.recipe.illuminant_kelvin,
+    )
+
+
+def _noise_model(recipe: Recipe) -> Literal["none"] | NoiseModel:
+    return "none" if recipe.noise == "none" else recipe.noise_model
+
+
+def _stored(capture: Capture, recipe: Recipe) -> Capture:
+    """The capture as it is stored: without its noise, if that is added when the dataset is read."""
+    return replace(capture, noise=None) if recipe.noise == "on_read" else capture
+
+
+def _frame_facts(capture: Capture) -> FrameFacts:
+    levels = capture.profile.levels_at(capture.iso)
+    return FrameFacts(
+        levels.black_level,
+        levels.white_level,
+        capture.profile.cfa_pattern,
+        capture.wb_gains,
+        capture.camera_to_srgb,
     )
 
 
@@ -169,17 +227,16 @@ def perceptual_metric(device: torch.device) -> Lpips:
     return Lpips().to(device)
 
 
-def _sample_row(
-    row: PlanRow, capture: Capture, noise_model: str, quality: CycleQuality, clipped: float, channel_mean: list[float]
-) -> SampleRow:
+def _sample_row(exposure: Exposure, dataset: Dataset, quality: CycleQuality, rendition: Rendition) -> SampleRow:
+    capture = exposure.capture
     levels = capture.profile.levels_at(capture.iso)
     noise = capture.noise
     return SampleRow(
-        **{name: row[name] for name in _PLANNED},
+        **{name: exposure.row[name] for name in _PLANNED},
         cfa_pattern=capture.profile.cfa_pattern,
         black_level_dn=levels.black_level,
         white_level_dn=levels.white_level,
-        noise_model=noise_model,
+        noise_model=_noise_model(dataset.recipe),
         noise_system_gain_dn_per_electron=noise.system_gain_dn_per_electron if noise else 0.0,
         noise_read_sigma_dn=noise.read_sigma_dn if noise else 0.0,
         noise_read_tukey_lambda=noise.read_tukey_lambda if noise else None,
@@ -195,6 +252,6 @@ def _sample_row(
         cycle_ssim_matched=quality.ssim_matched,
         cycle_lpips=quality.lpips,
         cycle_lpips_matched=quality.lpips_matched,
-        clipped_fraction=clipped,
-        channel_mean=channel_mean,
+        clipped_fraction=rendition.clipped_fraction,
+        channel_mean=rendition.channel_mean,
     )

@@ -5,13 +5,13 @@ moment: a shard without its samples table does not exist.
 """
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain, groupby
 from operator import itemgetter
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from aura.errors import IntegrityError, RejectedImageError
 from aura.reconstruct import Method, Reconstructor
 from flows.lanes import Lanes, lanes
 from flows.one_at_a_time import one_at_a_time
-from flows.sample import Cut, Photograph, Piece, PlanRow, Sample, begin, cut, make_piece
+from flows.sample import Cut, Photograph, Piece, PlanRow, Sample, begin, cut, make_pieces
 from flows.stages import in_order
 from storage.corpus import read_source
 from storage.dataset import Dataset, open_dataset
@@ -30,6 +30,8 @@ from storage.recipe import Recipe
 from storage.samples import RejectRow
 from storage.shard import EncodedSample, encode_sample, is_committed, join_samples, write_objects
 from storage.sources import source_name
+
+Item = TypeVar("Item", Cut, Piece)
 
 _SOURCE_KEY: Final = ("source_uri", "source_member", "source_offset_bytes")  # a tar may hold a name twice
 _PIXELS_AHEAD: Final = 48_000_000
@@ -131,8 +133,9 @@ def _stages(
         cuts = [each for each in batch if isinstance(each, Cut)]
         return begin(cuts, inverse) if cuts else [each for each in batch if isinstance(each, RejectRow)]
 
-    def made(piece: Piece | RejectRow) -> Sequence[Sample | RejectRow]:
-        return [piece] if isinstance(piece, RejectRow) else make_piece(piece, dataset)
+    def made(batch: list[Piece | RejectRow]) -> Sequence[Sample | RejectRow]:
+        pieces = [each for each in batch if isinstance(each, Piece)]
+        return make_pieces(pieces, dataset) if pieces else [each for each in batch if isinstance(each, RejectRow)]
 
     def encoded(sample: Sample | RejectRow) -> EncodedSample | RejectRow:
         if isinstance(sample, RejectRow):
@@ -141,30 +144,54 @@ def _stages(
 
     sources = [list(group) for _, group in groupby(rows, key=itemgetter(*_SOURCE_KEY))]
     photographs = chain.from_iterable(in_order(pools.readers, read, sources, _PIXELS_AHEAD, _pixels))
-    batches = _alike(photographs, inverse.batch_pixels)
-    pieces = chain.from_iterable(in_order(pools.compute, begun, batches, pools.width))
-    samples = chain.from_iterable(in_order(pools.compute, made, pieces, pools.width + 1))
+    alike = _batches(photographs, inverse.passes.batch_pixels, _seen_pixels, _of_one_shape)
+    pieces = chain.from_iterable(in_order(pools.compute, begun, alike, pools.width))
+    batches = _batches(pieces, inverse.passes.batch_pixels, _made_pixels)
+    samples = chain.from_iterable(in_order(pools.compute, made, batches, pools.width + 1))
     return in_order(pools.encoders, encoded, samples, pools.width + 1)
 
 
-def _alike(photographs: Iterable[Cut | RejectRow], most_pixels: int) -> Iterator[list[Cut | RejectRow]]:
-    """Put neighbours of one shape together, up to so many pixels; the order stays, and a reject goes alone."""
-    batch: list[Cut | RejectRow] = []
-    for photograph in photographs:
-        if batch and _of_one_shape(batch[0], photograph, most_pixels / (len(batch) + 1)):
-            batch.append(photograph)
-            continue
-        if batch:
+def _batches(
+    items: Iterable[Item | RejectRow],
+    most_pixels: int,
+    pixels: Callable[[Item], int],
+    fit: Callable[[Item, Item], bool] = lambda _, __: True,
+) -> Iterator[list[Item | RejectRow]]:
+    """Put neighbours that fit together, up to so many pixels; the order stays, and a reject goes alone."""
+    batch: list[Item | RejectRow] = []
+    held = 0
+    for item in items:
+        if batch and not _joins(batch[0], item, most_pixels - held, pixels, fit):
             yield batch
-        batch = [photograph]
+            batch, held = [], 0
+        batch.append(item)
+        held += 0 if isinstance(item, RejectRow) else pixels(item)
     if batch:
         yield batch
 
 
-def _of_one_shape(first: Cut | RejectRow, second: Cut | RejectRow, most_pixels: float) -> bool:
-    if isinstance(first, RejectRow) or isinstance(second, RejectRow):
+def _joins(
+    first: Item | RejectRow,
+    item: Item | RejectRow,
+    room: int,
+    pixels: Callable[[Item], int],
+    fit: Callable[[Item, Item], bool],
+) -> bool:
+    if isinstance(first, RejectRow) or isinstance(item, RejectRow):
         return False
-    return first.seen.shape == second.seen.shape and second.seen.shape[0] * second.seen.shape[1] <= most_pixels
+    return fit(first, item) and pixels(item) <= room
+
+
+def _of_one_shape(first: Cut, second: Cut) -> bool:
+    return first.seen.shape == second.seen.shape
+
+
+def _seen_pixels(photograph: Cut) -> int:
+    return photograph.seen.size // 3
+
+
+def _made_pixels(piece: Piece) -> int:
+    return sum(window.height * window.width for window in piece.group.windows)
 
 
 def _pixels(source: list[PlanRow]) -> float:

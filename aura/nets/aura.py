@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from aura.color import rgb_to_ycbcr, ycbcr_matrix
+from aura.compiled import loops_take
 from aura.errors import InvalidInputError
 from aura.nets.context import Context, ContextEncoder, Summary, summarise
 from aura.nets.csp import Branches, CspLayer
@@ -175,13 +176,13 @@ class Aura(nn.Module):
             codes: sRGB ``(B, 3, H, W)`` uint8, sides as for :meth:`forward`.
             context: of the whole photograph.
         """
-        if codes.device.type == "cpu" and self.config.local and self.config.ycbcr and self.config.head == "canonical":
-            return self._invert_codes_on_cpu(codes, context)
+        if loops_take(codes) and self.config.local and self.config.ycbcr and self.config.head == "canonical":
+            return self._invert_codes_by_loops(codes, context)
         with torch.autocast(codes.device.type, enabled=False):
             canonical = invert_codes(codes, self.mean_inverse(context))
         return self._add_local(canonical, codes.float() / 255.0, context)
 
-    def _invert_codes_on_cpu(self, codes: Tensor, context: Context) -> Tensor:
+    def _invert_codes_by_loops(self, codes: Tensor, context: Context) -> Tensor:
         """Do it with one pass over the pixels before the layers, and one after them."""
         pixels = codes.permute(0, 2, 3, 1).contiguous().numpy()
         batch, height, width, _ = pixels.shape

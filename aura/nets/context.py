@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from aura.compiled import loops_take
 from aura.errors import InvalidInputError
 from aura.nets.statistics_loops import average_codes
 from aura.nets.tone_statistics import (
@@ -89,7 +90,7 @@ def summarise_codes(codes: Tensor) -> Summary:
     Args:
         codes: sRGB ``(B, 3, H, W)`` uint8, sides of at least 8.
     """
-    if codes.device.type != "cpu":
+    if not loops_take(codes):
         return summarise(codes / 255.0)
     parts = [_summarise_one(image) for image in codes.permute(0, 2, 3, 1).contiguous()]
     return Summary(*(torch.cat(part) for part in zip(*parts, strict=True)))

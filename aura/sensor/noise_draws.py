@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from aura.compiled import loops_take
 from aura.errors import InvalidInputError
 from aura.sensor.loops import SeededNoise, add_noise_to_planes, read_quantile_table
 from aura.sensor.noise import LOGISTIC_BELOW, NoiseParameters, tukey_lambda_deviation
@@ -179,27 +180,27 @@ def _check_planes(clean_dn: Tensor) -> None:
 
 def _add(clean_dn: Tensor, noise: NoiseBatch, seeds: Tensor) -> Tensor:
     """Add noise to ``(B, L, 4, h, w)``: B seeds, and L mosaics for each."""
-    if clean_dn.device.type == "cpu" and not clean_dn.requires_grad:
-        return _add_on_cpu(clean_dn, noise, seeds)
+    if loops_take(clean_dn):
+        return _add_by_loops(clean_dn, noise, seeds)
     keys = _mix(seeds.to(clean_dn.device))[:, None]
     gain, read_sigma, row_sigma = (
         value.to(clean_dn)[:, None]
         for value in (noise.system_gain_dn_per_electron, noise.read_sigma_dn, noise.row_sigma_dn)
     )
-    shape = noise.read_tukey_lambda
-    deviation = [1.0 if math.isnan(value) else tukey_lambda_deviation(value) for value in shape.tolist()]
+    shapes = noise.read_tukey_lambda.tolist()
+    deviation = [1.0 if math.isnan(value) else tukey_lambda_deviation(value) for value in shapes]
     read_scale = read_sigma / read_sigma.new_tensor(deviation)[:, None]
-    shape = shape.to(clean_dn)[:, None]
     clean = clean_dn.reshape(len(clean_dn), -1)
     draws = _random_bits(keys, 0, clean.shape[1])
     light = _photon_noise(clean, gain, _symmetric_uniform(draws, 40))
-    noisy = light.addcmul_(_unit_read_noise(_symmetric_uniform(draws, 16), shape), read_scale).view(clean_dn.shape)
+    unit = _unit_read_noise(_symmetric_uniform(draws, 16).to(clean_dn.dtype), shapes)
+    noisy = light.addcmul_(unit, read_scale).view(clean_dn.shape)
     noisy += _row_noise(clean_dn.shape, keys, clean.shape[1], row_sigma)
     noisy += noise.black_offset_dn.to(clean_dn)[:, None, :, None, None]
     return noisy
 
 
-def _add_on_cpu(clean_dn: Tensor, noise: NoiseBatch, seeds: Tensor) -> Tensor:
+def _add_by_loops(clean_dn: Tensor, noise: NoiseBatch, seeds: Tensor) -> Tensor:
     clean = clean_dn.to(torch.float32).contiguous()
     noisy = torch.empty_like(clean)
     for row, seed in enumerate(seeds.tolist()):
@@ -301,20 +302,21 @@ def _few_electrons(rate: Tensor, uniform: Tensor) -> Tensor:
     return count
 
 
-def _unit_read_noise(uniform: Tensor, shape: Tensor) -> Tensor:
-    """Gaussian where the shape is NaN, else Tukey-lambda of scale 1: uniform ``(B, n)``, shape ``(B, 1)``."""
+def _unit_read_noise(uniform: Tensor, shapes: Sequence[float]) -> Tensor:
+    """Gaussian where the shape is NaN, else Tukey-lambda of scale 1: uniform ``(B, n)``, B shapes."""
+    known = [not math.isnan(shape) for shape in shapes]  # here, since to ask a GPU would wait for it
+    if not any(known):
+        return _unit_normal(uniform)
+    shape = uniform.new_tensor(shapes)[:, None]
     gaussian = shape.isnan()
-    if bool(gaussian.all()):
-        return _unit_normal(uniform).to(shape.dtype)
     # (u^λ - (1-u)^λ) / λ, whose limit at λ = 0 is ln u - ln(1-u)
-    uniform = uniform.to(shape.dtype)
     low, high = uniform.log1p().sub_(math.log(2.0)), (-uniform).log1p_().sub_(math.log(2.0))
     logistic = shape.abs() < LOGISTIC_BELOW
     power = torch.where(logistic | gaussian, 1.0, shape)
     # expm1 keeps precision where λ is small and both powers are near 1
     tukey = (low * power).expm1_().sub_((high * power).expm1_()).div_(power)
     unit = torch.where(logistic, low.sub_(high), tukey)
-    return torch.where(gaussian, _unit_normal(uniform), unit) if bool(gaussian.any()) else unit
+    return unit if all(known) else torch.where(gaussian, _unit_normal(uniform), unit)
 
 
 def _row_noise(shape: torch.Size, keys: Tensor, start: int, sigma_dn: Tensor) -> Tensor:

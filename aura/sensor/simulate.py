@@ -16,10 +16,11 @@ from torch import Tensor
 
 from aura.bayer import PLANE_CHANNEL, cfa_sites, pack_rgb, require_even
 from aura.color import SRGB_TO_XYZ, apply_matrix
+from aura.compiled import loops_take
 from aura.errors import InvalidInputError
 from aura.sensor.loops import expose
 from aura.sensor.noise import NoiseModel, NoiseParameters, noise_at
-from aura.sensor.noise_draws import NoiseBatch, add_noise, digitise, seeded
+from aura.sensor.noise_draws import NoiseBatch, add_noise_batch, digitise, seeded
 from aura.sensor.profile import D65_XYZ, Matrix3, Row3, SensorProfile
 
 HIGHLIGHT_START: Final = 0.9
@@ -37,8 +38,8 @@ _CAPTURE_STREAM: Final = 0x63617074  # keeps these draws apart from others of th
 # Bradford cone responses, as DNG and ICC use them (Lam, thesis, University of Bradford, 1985)
 _BRADFORD: Final = np.array([[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]])
 
-MatrixLike = Tensor | np.ndarray | Sequence[Sequence[float]]
-GainsLike = Tensor | np.ndarray | Sequence[float]
+MatrixLike = Tensor | np.ndarray | Sequence[Sequence[float]] | Sequence[Matrix3]
+GainsLike = Tensor | np.ndarray | Sequence[float] | Sequence[Row3]
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,19 +298,50 @@ def simulate(canonical: Tensor, capture: Capture) -> Tensor:
     Raises:
         InvalidInputError: not three channels, or an odd side.
     """
-    _check_rgb(canonical)
-    levels = capture.profile.levels_at(capture.iso)
-    if canonical.device.type == "cpu" and not canonical.requires_grad:
-        return _simulate_on_cpu(canonical, capture)
-    camera = canonical_to_camera(canonical * capture.exposure, capture.camera_to_srgb, capture.wb_gains)
-    packed = pack_rgb(camera, capture.profile.cfa_pattern)
-    range_dn = _column(_range(levels.black_level, levels.white_level), packed)
-    clean_dn = packed * range_dn
-    noisy_dn = clean_dn if capture.noise is None else add_noise(clean_dn, capture.noise, capture.seed)
-    return digitise(clean_dn, noisy_dn, torch.tensor(levels.black_level), torch.tensor(levels.white_level))
+    return simulate_batch([canonical], [capture])[0]
 
 
-def _simulate_on_cpu(canonical: Tensor, capture: Capture) -> Tensor:
+def simulate_batch(canonical: Sequence[Tensor], captures: Sequence[Capture]) -> list[Tensor]:
+    """Do what :func:`simulate` does to several scenes; a GPU does them in one pass, each as it would be alone.
+
+    Args:
+        canonical: each ``(3, H, W)``, all of one shape and on one device; see :func:`simulate`.
+        captures: one for each; cameras of one CFA pattern.
+
+    Raises:
+        InvalidInputError: as for :func:`simulate`, or the patterns differ.
+    """
+    for image in canonical:
+        _check_rgb(image)
+    if loops_take(*canonical):
+        return [_simulate_by_loops(image, capture) for image, capture in zip(canonical, captures, strict=True)]
+    return list(_simulate_in_torch(torch.stack(list(canonical)), captures).unbind(0))
+
+
+def _simulate_in_torch(canonical: Tensor, captures: Sequence[Capture]) -> Tensor:
+    """``(B, 3, H, W)`` and B captures -> ``(B, 4, H/2, W/2)``."""
+    patterns = {capture.profile.cfa_pattern for capture in captures}
+    if len(patterns) > 1:
+        raise InvalidInputError(f"Cameras of a batch have CFA patterns {sorted(patterns)}; expected one. Sort them.")
+    levels = [capture.profile.levels_at(capture.iso) for capture in captures]
+    black, white = (torch.tensor([getattr(each, end) for each in levels]) for end in ("black_level", "white_level"))
+    exposure = canonical.new_tensor([capture.exposure for capture in captures])[:, None, None, None]
+    camera = canonical_to_camera(
+        canonical * exposure,
+        [capture.camera_to_srgb for capture in captures],
+        [capture.wb_gains for capture in captures],
+    )
+    packed = pack_rgb(camera, patterns.pop())
+    clean_dn = packed * (white - black).to(packed)[..., None, None]
+    noisy_dn = clean_dn
+    if any(capture.noise is not None for capture in captures):
+        noise = NoiseBatch.of([capture.noise or _NO_NOISE for capture in captures])
+        seeds = np.array([capture.seed for capture in captures], np.uint64).view(np.int64)
+        noisy_dn = add_noise_batch(clean_dn, noise, torch.from_numpy(seeds))
+    return digitise(clean_dn, noisy_dn, black, white)
+
+
+def _simulate_by_loops(canonical: Tensor, capture: Capture) -> Tensor:
     """Do it in one compiled pass, which takes a third of the time."""
     height, width = canonical.shape[-2:]
     require_even(height, width)

@@ -34,11 +34,11 @@ def test_they_are_what_torch_defines(height: int, width: int, seed: int, contras
     source, rendered = images(height, width, seed, contrast)
     one, other = torch.from_numpy(source), torch.from_numpy(rendered)
     joint = count_pairs(rendered, source)
-    np.testing.assert_array_equal(joint, cycle._count_pairs(other, one))
+    np.testing.assert_array_equal(joint, cycle._count_pairs(other[None], one[None])[0])
     tables = np.sort(np.random.default_rng(seed).random((3, 256), np.float32))
     plain, matched = LUMA / np.float32(255), tables * LUMA[:, None]
     found = strided_ssim(source, rendered, plain, matched, ssim_window().numpy())
-    defined = cycle._strided_ssim(one, other, torch.from_numpy(plain), torch.from_numpy(matched))
+    (defined,) = cycle._ssims(one[None], other[None], torch.from_numpy(tables)[None])
     assert found == pytest.approx(defined, abs=4e-4)  # in a flat window all variance is rounding of float32
     errors = np.stack([table[codes] for table, codes in zip(tables, rendered, strict=True)]) - source / 255.0
     assert squared_error(joint, tables) == pytest.approx(float((errors**2).sum()), rel=1e-5)
@@ -46,9 +46,9 @@ def test_they_are_what_torch_defines(height: int, width: int, seed: int, contras
 
 def test_where_there_is_texture_they_agree_to_five_digits() -> None:
     source, rendered = images(203, 700, 1, 1.0)
-    plain, matched = LUMA / np.float32(255), np.linspace(0, 1, 256, dtype=np.float32) ** 2 * LUMA[:, None]
-    found = strided_ssim(source, rendered, plain, matched, ssim_window().numpy())
-    defined = cycle._strided_ssim(*map(torch.from_numpy, (source, rendered, plain, matched)))
+    tables = np.broadcast_to(np.linspace(0, 1, 256, dtype=np.float32) ** 2, (3, 256)).copy()
+    found = strided_ssim(source, rendered, LUMA / np.float32(255), tables * LUMA[:, None], ssim_window().numpy())
+    (defined,) = cycle._ssims(*(torch.from_numpy(array)[None] for array in (source, rendered, tables)))
     assert found == pytest.approx(defined, abs=3e-6)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from aura import reconstruct
 from aura.color import srgb_to_linear
 from aura.errors import InvalidInputError, MissingFileError, WeightsError
 from aura.nets.aura import Aura
-from aura.reconstruct import RELEASED_WEIGHTS, Reconstructor, Window
+from aura.reconstruct import ON_CPU, RELEASED_WEIGHTS, Passes, Reconstructor, Window
 from aura.training.checkpoint import save_weights
 
 
@@ -36,12 +37,10 @@ def test_the_released_weights_ship_and_are_small() -> None:
     assert RELEASED_WEIGHTS.stat().st_size < 20_000_000
 
 
-def test_tiles_equal_the_whole_image(aura: Reconstructor, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tiles_equal_the_whole_image(aura: Reconstructor) -> None:
     image = photograph(608, 672)
     whole = aura.canonical(image)[0]
-    monkeypatch.setattr(reconstruct, "WHOLE_IMAGE_PIXELS", 0)
-    monkeypatch.setattr(reconstruct, "TILE", 192)
-    tiled = aura.canonical(image)[0]
+    tiled = replace(aura, passes=Passes(0, 192, 0)).canonical(image)[0]
     assert float((tiled - whole).abs().max()) < 1e-4
 
 
@@ -54,20 +53,17 @@ def test_windows_are_parts_of_the_whole(aura: Reconstructor) -> None:
         assert torch.equal(part, whole[:, top : top + height, left : left + width])
 
 
-def test_a_window_of_a_large_photograph_does_not_depend_on_the_others(
-    aura: Reconstructor, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(reconstruct, "WHOLE_IMAGE_PIXELS", 0)
+def test_a_window_of_a_large_photograph_does_not_depend_on_the_others(aura: Reconstructor) -> None:
+    tiling = replace(aura, passes=replace(ON_CPU, whole_pixels=0))
     image = photograph(256, 256)
     window = Window(66, 34, 100, 120)
-    alone = aura.canonical(image, [window])[0]
-    among = aura.canonical(image, [Window(0, 0, 32, 32), window])[1]
+    alone = tiling.canonical(image, [window])[0]
+    among = tiling.canonical(image, [Window(0, 0, 32, 32), window])[1]
     assert torch.equal(alone, among)
 
 
 def test_tiles_of_a_plan_share_a_pass_and_are_what_each_is_alone(aura: Reconstructor, monkeypatch) -> None:
-    monkeypatch.setattr(reconstruct, "WHOLE_IMAGE_PIXELS", 0)
-    monkeypatch.setattr(reconstruct, "TILE", 128)
+    aura = replace(aura, passes=Passes(0, 128, 0))
     monkeypatch.setattr(reconstruct, "_TILE_PART", 64)
     image = photograph(200, 220)
     regular = [Window(top, left, 64, 64) for top in (0, 64, 128) for left in (0, 64)] + [Window(128, 128, 64, 90)]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from aura import rendering
 from aura.bayer import CFA_PATTERNS, CfaPattern
 from aura.errors import InvalidInputError
-from aura.rendering import render_raw
+from aura.rendering import FrameFacts, render_raw
 
 MATRIX = ((1.7, -0.5, -0.2), (-0.2, 1.6, -0.4), (0.0, -0.5, 1.5))
 BLACK = (512.0, 511.5, 513.0, 512.25)
@@ -48,8 +48,9 @@ def test_it_is_what_torch_defines(
     height: int, width: int, pattern: CfaPattern, gains: tuple[float, float, float], seed: int
 ) -> None:
     raw = noisy_raw(height, width, seed)
-    found = render_raw(raw, BLACK, WHITE, pattern, gains, MATRIX)
-    defined = rendering._render_in_torch(raw.int(), BLACK, WHITE, pattern, gains, MATRIX)
+    frame = FrameFacts(BLACK, WHITE, pattern, gains, MATRIX)
+    found = render_raw(raw, frame)
+    (defined,) = rendering._render_in_torch(raw.int()[None], [frame])
     require_agreement(found.codes, defined.codes)
     assert found.channel_mean == pytest.approx(defined.channel_mean, rel=1e-5, abs=1e-5)
     assert found.clipped_fraction == pytest.approx(defined.clipped_fraction, abs=1e-6)
@@ -60,7 +61,7 @@ def test_it_is_what_torch_defines(
 def test_black_is_black_and_saturation_is_white(pattern: CfaPattern, gains: tuple[float, float, float]) -> None:
     for level, code, clipped in ((512, 0, 0.0), (4095, 255, 1.0), (65535, 255, 1.0)):
         raw = torch.full((4, 9, 5), level, dtype=torch.int32)
-        found = render_raw(raw, (512.0,) * 4, (4095.0,) * 4, pattern, gains, MATRIX)
+        found = render_raw(raw, FrameFacts((512.0,) * 4, (4095.0,) * 4, pattern, gains, MATRIX))
         assert found.codes.dtype == torch.uint8
         assert bool((found.codes == code).all())
         assert found.clipped_fraction == clipped
@@ -68,10 +69,10 @@ def test_black_is_black_and_saturation_is_white(pattern: CfaPattern, gains: tupl
 
 def test_the_same_raw_is_rendered_the_same_whatever_holds_it() -> None:
     raw = noisy_raw(33, 140, 5)
-    first = render_raw(raw, BLACK, WHITE, "GRBG", (1.9, 1.0, 1.4), MATRIX)
+    first = render_raw(raw, FrameFacts(BLACK, WHITE, "GRBG", (1.9, 1.0, 1.4), MATRIX))
     turned = raw.permute(0, 2, 1).contiguous().permute(0, 2, 1)
     for same in (raw, raw.to(torch.int32), raw.to(torch.int64), turned):
-        again = render_raw(same, BLACK, WHITE, "GRBG", (1.9, 1.0, 1.4), MATRIX)
+        again = render_raw(same, FrameFacts(BLACK, WHITE, "GRBG", (1.9, 1.0, 1.4), MATRIX))
         assert torch.equal(again.codes, first.codes)
         assert again.channel_mean == first.channel_mean
 
@@ -80,7 +81,7 @@ def test_frames_rendered_side_by_side_are_those_rendered_alone() -> None:
     frames = [noisy_raw(40, 150, seed) for seed in range(8)]
 
     def rendered(raw: torch.Tensor) -> torch.Tensor:
-        return render_raw(raw, BLACK, WHITE, "BGGR", (0.8, 1.0, 2.4), MATRIX).codes
+        return render_raw(raw, FrameFacts(BLACK, WHITE, "BGGR", (0.8, 1.0, 2.4), MATRIX)).codes
 
     alone = [rendered(raw) for raw in frames]
     with ThreadPoolExecutor(4) as threads:
@@ -90,16 +91,16 @@ def test_frames_rendered_side_by_side_are_those_rendered_alone() -> None:
 @pytest.mark.parametrize("shape", [(4, 1, 8), (3, 8, 8), (1, 4, 8, 8)])
 def test_it_names_what_it_refuses(shape: tuple[int, ...]) -> None:
     with pytest.raises(InvalidInputError, match="at least 2x2"):
-        render_raw(torch.zeros(shape, dtype=torch.int32), BLACK, WHITE, "RGGB", (2.0, 1.0, 1.5), MATRIX)
+        render_raw(torch.zeros(shape, dtype=torch.int32), FrameFacts(BLACK, WHITE, "RGGB", (2.0, 1.0, 1.5), MATRIX))
 
 
 def test_it_refuses_a_white_level_that_is_not_above_black() -> None:
     level = (512.0,) * 4
     with pytest.raises(InvalidInputError, match="must be above"):
-        render_raw(noisy_raw(4, 4, 0), level, level, "RGGB", (2.0, 1.0, 1.5), MATRIX)
+        render_raw(noisy_raw(4, 4, 0), FrameFacts(level, level, "RGGB", (2.0, 1.0, 1.5), MATRIX))
 
 
 def test_numbers_that_are_none_reach_no_memory_beyond_the_table() -> None:
     nan = float("nan")
     for gains in ((nan, 1.0, 1.5), (0.5, nan, 1.5), (float("inf"), 1.0, 1.0)):
-        assert render_raw(noisy_raw(4, 4, 0), BLACK, WHITE, "RGGB", gains, MATRIX).codes.shape == (3, 8, 8)
+        assert render_raw(noisy_raw(4, 4, 0), FrameFacts(BLACK, WHITE, "RGGB", gains, MATRIX)).codes.shape == (3, 8, 8)

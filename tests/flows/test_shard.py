@@ -1,4 +1,5 @@
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -6,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from aura.reconstruct import Reconstructor
+from aura.reconstruct import ON_CPU, Passes, Reconstructor
 from aura.sensor.catalog import load_profile
 from flows.shard import synthesize_shard
 from storage.dataset import Dataset, create_or_open
@@ -48,7 +49,7 @@ def test_noise_left_to_the_reader_is_stored_as_parameters_beside_clean_raw(corpu
 def test_the_number_of_threads_changes_no_byte(
     whole_image_pixels: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("aura.reconstruct.WHOLE_IMAGE_PIXELS", whole_image_pixels)
+    invert_with(monkeypatch, replace(ON_CPU, whole_pixels=whole_image_pixels))
     folder = tmp_path / "corpus"
     folder.mkdir()
     for name, (height, width) in {"a": (96, 150), "b": (64, 64), "c": (130, 70)}.items():
@@ -103,6 +104,11 @@ def test_a_photograph_that_changed_since_it_was_planned_is_a_reject_among_sample
     assert report.samples + report.rejects == dataset.n_samples
 
 
+def invert_with(monkeypatch: pytest.MonkeyPatch, passes: Passes) -> None:
+    inverse = replace(Reconstructor.load(device="cpu"), passes=passes)
+    monkeypatch.setattr("flows.shard.reconstructor", lambda *_: inverse)
+
+
 def planned(corpus: Path, url: Path, changes: dict[str, Any]) -> Dataset:
     values = {"corpus": str(corpus), "canvas.height": 64, "canvas.width": 64, "cameras": [CAMERA], "iso": 1600}
     recipe = load_recipe(None, values | {"lpips_share": 0.0} | changes)
@@ -118,7 +124,7 @@ def test_batches_of_one_shape_make_the_same_samples(tmp_path: Path, monkeypatch:
         save_image(folder / f"{name}.png", side, 96)
     rows = []
     for batch_pixels in (0, 30_000):
-        monkeypatch.setattr(Reconstructor, "batch_pixels", batch_pixels)
+        invert_with(monkeypatch, replace(ON_CPU, batch_pixels=batch_pixels))
         dataset = planned(folder, tmp_path / str(batch_pixels), {"canvas.min_side": 32, "noise": "none"})
         synthesize_shard(dataset.location.url, 0)
         rows.append(dataset.samples(0).to_pylist())
