@@ -71,7 +71,7 @@ class Passes:
 
 ON_CPU: Final = Passes(whole_pixels=2_100_000, tile=1024, batch_pixels=0)
 _GPU_BYTES_A_PIXEL: Final = 1000
-"""Of a GPU's memory, with room: 130 bytes of tensors live at most, for each of two threads, and kernels work in more."""
+"""Of its memory, with room: 130 bytes of tensors live at most, for each of two threads, and kernels work in more."""
 
 
 @dataclass(frozen=True)
