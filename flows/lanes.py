@@ -14,8 +14,8 @@ import torch
 from flows.turns import Turns
 
 _READERS: Final = 2  # one waits for the storage while the other decodes
-_GPU_READERS: Final = 8
-_GPU_ENCODERS: Final = 4
+_PIXELS_AHEAD: Final = 48_000_000
+_GPU_PIXELS_AHEAD: Final = 192_000_000  # a photograph of 24 megapixels for each of eight readers
 _GPU_LANES: Final = 2  # one sees to its results while the other's kernels run
 
 
@@ -25,15 +25,19 @@ class Lanes:
 
     Attributes:
         readers: fetch and decode.
+        pixels_ahead: of photographs that are read or wait, 3 bytes each; one photograph that is larger goes alone.
         compute: invert, simulate, measure; shared with the other shard in hand, the older one first.
-        encoders: compress.
         width: threads of ``compute``.
+        encoders: compress.
+        encoders_width: threads of ``encoders``.
     """
 
     readers: ThreadPoolExecutor
+    pixels_ahead: int
     compute: Executor
-    encoders: ThreadPoolExecutor
     width: int
+    encoders: ThreadPoolExecutor
+    encoders_width: int
 
 
 class _Computing:
@@ -55,16 +59,18 @@ def lanes(device: torch.device) -> Iterator[Lanes]:
 
     On a CPU each computing thread runs torch by itself, as many as torch was given: samples beside each other keep the
     cores busy where threads within a layer wait for each other, and a layer's sums do not depend on their number.
-    On a GPU each computing thread has a stream of its own.
+    On a GPU each computing thread has a stream of its own, and all cores read and encode.
     """
     gpu = device.type == "cuda"
+    reading, encoding = (max(_READERS, _threads()), _threads()) if gpu else (_READERS, 1)
     with (
         _joined(device) as (computing, number),
         computing.turns.turn() as compute,
-        ThreadPoolExecutor(_GPU_READERS if gpu else _READERS, f"shard {number} read") as readers,
-        ThreadPoolExecutor(_GPU_ENCODERS if gpu else 1, f"shard {number} encode") as encoders,
+        ThreadPoolExecutor(reading, f"shard {number} read") as readers,
+        ThreadPoolExecutor(encoding, f"shard {number} encode") as encoders,
     ):
-        yield Lanes(readers, compute, encoders, computing.width)
+        ahead = _GPU_PIXELS_AHEAD if gpu else _PIXELS_AHEAD
+        yield Lanes(readers, ahead, compute, computing.width, encoders, encoding)
 
 
 @contextlib.contextmanager

@@ -34,8 +34,6 @@ from storage.sources import source_name
 Item = TypeVar("Item", Cut, Piece)
 
 _SOURCE_KEY: Final = ("source_uri", "source_member", "source_offset_bytes")  # a tar may hold a name twice
-_PIXELS_AHEAD: Final = 48_000_000
-"""Of photographs that are read or wait, 3 bytes each; one photograph that is larger goes alone."""
 
 
 @dataclass(frozen=True)
@@ -143,12 +141,12 @@ def _stages(
         return encode_sample(dataset, sample.row, sample.raw, sample.srgb if dataset.recipe.keep_srgb else None)
 
     sources = [list(group) for _, group in groupby(rows, key=itemgetter(*_SOURCE_KEY))]
-    photographs = chain.from_iterable(in_order(pools.readers, read, sources, _PIXELS_AHEAD, _pixels))
+    photographs = chain.from_iterable(in_order(pools.readers, read, sources, pools.pixels_ahead, _pixels))
     alike = _batches(photographs, inverse.passes.batch_pixels, _seen_pixels, _of_one_shape)
     pieces = chain.from_iterable(in_order(pools.compute, begun, alike, pools.width))
     batches = _batches(pieces, inverse.passes.batch_pixels, _made_pixels)
     samples = chain.from_iterable(in_order(pools.compute, made, batches, pools.width + 1))
-    return in_order(pools.encoders, encoded, samples, pools.width + 1)
+    return in_order(pools.encoders, encoded, samples, pools.width + pools.encoders_width)
 
 
 def _batches(

@@ -112,6 +112,5 @@ def test_many_samples_take_few_more_calls_than_one(tmp_path: Path, by_torch: Cal
         with torch.inference_mode(), Calls() as calls:
             assert len(sample.make_pieces(pieces, dataset)) == len(wanted)
         started.append(calls.started)
-    print(started)
     assert len(rows) == 12
     assert started[1] < 2 * started[0]
