@@ -19,9 +19,9 @@ STAGES: Final = {
     "fetch": ("flows.shard.read_source",),
     "decode": ("flows.shard.decode",),
     "network": ("aura.reconstruct.Reconstructor.begin_batch", "aura.reconstruct._NetworkInversion.lights"),
-    "sensor and noise": ("flows.sample.simulate",),
-    "render": ("flows.sample.render_raw",),
-    "metrics": ("flows.sample.cycle_quality",),
+    "sensor and noise": ("flows.sample.simulate_batch",),
+    "render": ("flows.sample.render_raw_batch",),
+    "metrics": ("flows.sample.cycle_quality_batch",),
     "encode": ("flows.shard.encode_sample",),
     "commit": ("flows.shard.write_objects",),
 }
