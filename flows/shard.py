@@ -5,18 +5,19 @@ moment: a shard without its samples table does not exist.
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain, groupby
 from operator import itemgetter
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final
 
 import numpy as np
 
 from aura.errors import IntegrityError, RejectedImageError
 from aura.reconstruct import Method, Reconstructor
+from flows.batches import batches, together
 from flows.lanes import Lanes, lanes
 from flows.one_at_a_time import one_at_a_time
 from flows.sample import Cut, Photograph, Piece, PlanRow, Sample, begin, cut, make_pieces
@@ -30,8 +31,6 @@ from storage.recipe import Recipe
 from storage.samples import RejectRow
 from storage.shard import EncodedSample, encode_sample, is_committed, join_samples, write_objects
 from storage.sources import source_name
-
-Item = TypeVar("Item", Cut, Piece)
 
 _SOURCE_KEY: Final = ("source_uri", "source_member", "source_offset_bytes")  # a tar may hold a name twice
 
@@ -128,12 +127,10 @@ def _stages(
             return [_reject(row, error) for row in source]
 
     def begun(batch: list[Cut | RejectRow]) -> Sequence[Piece | RejectRow]:
-        cuts = [each for each in batch if isinstance(each, Cut)]
-        return begin(cuts, inverse) if cuts else [each for each in batch if isinstance(each, RejectRow)]
+        return together(lambda cuts: begin(cuts, inverse), batch)
 
     def made(batch: list[Piece | RejectRow]) -> Sequence[Sample | RejectRow]:
-        pieces = [each for each in batch if isinstance(each, Piece)]
-        return make_pieces(pieces, dataset) if pieces else [each for each in batch if isinstance(each, RejectRow)]
+        return together(lambda pieces: make_pieces(pieces, dataset), batch)
 
     def encoded(sample: Sample | RejectRow) -> EncodedSample | RejectRow:
         if isinstance(sample, RejectRow):
@@ -142,42 +139,11 @@ def _stages(
 
     sources = [list(group) for _, group in groupby(rows, key=itemgetter(*_SOURCE_KEY))]
     photographs = chain.from_iterable(in_order(pools.readers, read, sources, pools.pixels_ahead, _pixels))
-    alike = _batches(photographs, inverse.passes.batch_pixels, _seen_pixels, _of_one_shape)
+    alike = batches(photographs, inverse.passes.batch_pixels, _seen_pixels, _of_one_shape)
     pieces = chain.from_iterable(in_order(pools.compute, begun, alike, pools.width))
-    batches = _batches(pieces, inverse.passes.batch_pixels, _made_pixels)
-    samples = chain.from_iterable(in_order(pools.compute, made, batches, pools.width + 1))
+    making = batches(pieces, inverse.passes.batch_pixels, _made_pixels)
+    samples = chain.from_iterable(in_order(pools.compute, made, making, pools.width + 1))
     return in_order(pools.encoders, encoded, samples, pools.width + pools.encoders_width)
-
-
-def _batches(
-    items: Iterable[Item | RejectRow],
-    most_pixels: int,
-    pixels: Callable[[Item], int],
-    fit: Callable[[Item, Item], bool] = lambda _, __: True,
-) -> Iterator[list[Item | RejectRow]]:
-    """Put neighbours that fit together, up to so many pixels; the order stays, and a reject goes alone."""
-    batch: list[Item | RejectRow] = []
-    held = 0
-    for item in items:
-        if batch and not _joins(batch[0], item, most_pixels - held, pixels, fit):
-            yield batch
-            batch, held = [], 0
-        batch.append(item)
-        held += 0 if isinstance(item, RejectRow) else pixels(item)
-    if batch:
-        yield batch
-
-
-def _joins(
-    first: Item | RejectRow,
-    item: Item | RejectRow,
-    room: int,
-    pixels: Callable[[Item], int],
-    fit: Callable[[Item, Item], bool],
-) -> bool:
-    if isinstance(first, RejectRow) or isinstance(item, RejectRow):
-        return False
-    return fit(first, item) and pixels(item) <= room
 
 
 def _of_one_shape(first: Cut, second: Cut) -> bool:
