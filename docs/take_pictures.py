@@ -1,7 +1,7 @@
 """Take the pictures of the README: a demo run in the Prefect UI, and its report. ``make pictures``.
 
-Everything runs on this machine, in a folder that is thrown away: a Prefect server, a Dask cluster, the demo's
-photographs with two files that cannot be used, and headless Chromium. The pictures go to docs/pictures/.
+Everything runs on this machine, in a folder that is thrown away: a Prefect server, an S3 server, a Dask cluster, the
+demo's photographs with two files that cannot be used, and headless Chromium. The pictures go to docs/pictures/.
 """
 
 import io
@@ -15,12 +15,15 @@ from pathlib import Path
 from typing import Final
 
 import httpx
+import s3fs
 from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from flows.demo import demo_recipe, lay_out_photographs
 from flows.run import FinishedRun, RunSettings, run_factory
 from flows.server import prefect_server
+from storage.location import locate
+from tests.conftest import run_s3_server
 
 FOLDER: Final = Path(__file__).parent / "pictures"
 MOST_BYTES: Final = 300_000
@@ -36,13 +39,18 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         os.environ["AURA_HOME"] = str(Path(folder) / "home")
         os.environ.pop("PREFECT_API_URL", None)
-        with prefect_server() as server:
+        (Path(folder) / "s3").mkdir()
+        with prefect_server() as server, run_s3_server(Path(folder) / "s3") as storage:
+            os.environ |= storage.environment()
+            s3fs.S3FileSystem().mkdir("raw")
             run = make_run(Path(folder) / "street")
+            page = Path(folder) / "report.html"
+            page.write_bytes(locate(run.result.report_url).read())
             with sync_playwright() as playwright:
                 sandbox = [] if os.geteuid() else ["--no-sandbox"]  # root may not use it
                 browser = playwright.chromium.launch(executable_path=chromium, args=sandbox)
                 take_ui(browser, server.ui_url, run)
-                take_report(browser, run)
+                take_report(browser, page.as_uri())
                 browser.close()
 
 
@@ -55,7 +63,7 @@ def make_run(folder: Path) -> FinishedRun:
     recipe = demo_recipe(corpus, None)
     gates = recipe.gates.model_copy(update={"max_reject_fraction": 0.5})
     recipe = recipe.model_copy(update={"gates": gates})
-    return run_factory(recipe, str(folder / "street-raw"), RunSettings(cluster="local:1"))
+    return run_factory(recipe, "s3://raw/street", RunSettings(cluster="local:1"))
 
 
 def take_ui(browser: Browser, ui_url: str, run: FinishedRun) -> None:
@@ -63,7 +71,7 @@ def take_ui(browser: Browser, ui_url: str, run: FinishedRun) -> None:
     run_id = run.result.flow_run_id
     wanted = {"flow_runs": {"id": {"any_": [run_id]}}}
     artifacts = httpx.post(f"{ui_url}/api/artifacts/filter", json=wanted).raise_for_status().json()
-    places = {artifact["key"].removesuffix("-street-raw"): artifact["id"] for artifact in artifacts}
+    places = {artifact["key"].removesuffix("-street"): artifact["id"] for artifact in artifacts}
     with opened(browser, f"{ui_url}/runs/flow-run/{run_id}", (1280, 860), "light") as page:
         page.get_by_text("Version 1 published").or_(page.get_by_text("shards are to be made")).first.wait_for()
         settled(page)
@@ -84,9 +92,8 @@ def settled(page: Page) -> None:
         page.wait_for_timeout(500)
 
 
-def take_report(browser: Browser, run: FinishedRun) -> None:
+def take_report(browser: Browser, report: str) -> None:
     """Take the report as a reader at a desk and one on a phone sees it."""
-    report = Path(run.result.report_url).as_uri()
     with opened(browser, report, (1280, 1000), "light") as page:
         take(page, "report-light")
     with opened(browser, report, (1280, 1000), "dark") as page:
