@@ -25,7 +25,7 @@ from typing import Final
 
 import psutil
 
-from aura.errors import IntegrityError, LeaseHeldError, LeaseLostError, MissingFileError, StorageError
+from aura.errors import AuraError, IntegrityError, LeaseHeldError, LeaseLostError, MissingFileError
 from storage.location import Location, locate
 from storage.sealed import seal, unseal
 
@@ -156,8 +156,8 @@ class Lease:
 
     def _beat(self) -> None:
         while not self._released.wait(self._duration_s / _RENEWALS_PER_DURATION) and not self.is_lost:
-            # a storage that is away for a while is no loss: nobody else can take the lease there either
-            with suppress(StorageError):
+            # a storage that is away for a while, or refuses keys until they are renewed, is no loss; who writes asks
+            with suppress(AuraError):
                 self._renew()
 
     def _renew(self) -> None:

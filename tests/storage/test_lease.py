@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from aura.errors import LeaseHeldError, LeaseLostError
+from aura.errors import LeaseHeldError, LeaseLostError, MissingFileError, StorageAccessError
 from storage import lease as leases
 from storage.lease import LeaseToken, hold, live_holder, require_free
 from storage.location import Location
@@ -128,6 +128,24 @@ def test_the_heartbeat_renews(place: Location) -> None:
     with hold(place, duration_s=0.5):
         _, first = record_of(place)
         wait_until(lambda: record_of(place)[1]["expires"] != first["expires"], "a renewal")
+
+
+@pytest.mark.parametrize("refusal", [StorageAccessError("keys are being renewed"), MissingFileError("no bucket")])
+def test_the_heartbeat_outlives_refusals(place: Location, monkeypatch: pytest.MonkeyPatch, refusal: Exception) -> None:
+    write, refused = Location.write, list[None]()
+
+    def refuse_twice(place: Location, data: bytes) -> None:
+        if len(refused) < 2:
+            refused.append(None)
+            raise refusal
+        write(place, data)
+
+    with hold(place, duration_s=0.2) as lease:
+        _, first = record_of(place)
+        monkeypatch.setattr(Location, "write", refuse_twice)
+        wait_until(lambda: record_of(place)[1]["expires"] != first["expires"], "a renewal")
+        assert len(refused) == 2
+        assert not lease.is_lost
 
 
 def test_a_run_that_lost_its_lease_may_not_write_any_more(place: Location) -> None:
