@@ -58,7 +58,7 @@ def write_shard(
         shard: its number.
         samples: every sample that was made.
         rejects: every planned sample that was not.
-        permit: is called before each object is written and raises if this may not go on.
+        permit: is called before each object is written or removed and raises if this may not go on.
 
     Raises:
         InvalidInputError: shapes, types or indexes contradict the dataset; nothing is written.
@@ -77,6 +77,8 @@ def write_objects(
     """
     for name in ("raw", "srgb") if dataset.recipe.keep_srgb else ("raw",):
         if name not in objects:  # a killed attempt may have made samples of what is rejected now, and left its arrays
+            if permit is not None:
+                permit()
             object_location(dataset.location, name, shard).remove()
     for name, data in objects.items():
         if permit is not None:

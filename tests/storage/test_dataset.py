@@ -20,6 +20,7 @@ from aura.errors import (
     DatasetConflictError,
     IntegrityError,
     InvalidInputError,
+    LeaseLostError,
     MissingFileError,
     StorageAccessError,
     StorageError,
@@ -140,6 +141,19 @@ def test_a_shard_of_rejects_alone_is_committed(make_dataset: MakeDataset) -> Non
     assert dataset.committed_shards() == [1]
     assert dataset.samples(1).num_rows == 0
     assert not np.asarray(dataset.open_raw()[2:4]).any()
+
+
+def test_a_run_that_lost_its_lease_removes_nothing(make_dataset: MakeDataset) -> None:
+    dataset = make_dataset((0, 1, 2))
+    before = content(dataset.location)
+
+    def forbid() -> None:
+        raise LeaseLostError("another run has taken over")
+
+    rejects = [reject_row(2), reject_row(3)]
+    with pytest.raises(LeaseLostError):
+        write_shard(dataset, 1, shard_data(dataset, 1, rejected=(2, 3)), rejects, permit=forbid)
+    assert content(dataset.location) == before
 
 
 def test_finished_and_missing_shards_are_told_apart(make_dataset: MakeDataset) -> None:
