@@ -113,15 +113,22 @@ class Progress:
         turn: the worker whose batch comes next.
         done: batches done by block, for blocks that are begun; blocks below ``through`` are done.
         through: see ``done``.
+        shared_from: these workers took turns at the blocks from this one on ...
+        shared_without: ... but for these, which were done when the number of workers changed.
     """
 
     workers: int = 1
     turn: int = 0
     through: int = 0
     done: dict[int, int] = field(default_factory=dict)
+    shared_from: int = 0
+    shared_without: list[int] = field(default_factory=list)
 
     def mark(self, worker: int, workers: int, block: int, number: int, shape: Shape) -> None:
         """Count a batch that was handed over."""
+        if workers != self.workers:
+            self.shared_from = self.through
+            self.shared_without = sorted(each for each in self.done if not self._is_open(each, shape))
         self.workers, self.turn = workers, (worker + 1) % workers
         self.done[block] = number + 1
         while self.through < shape.blocks and self.batches_done(self.through) >= shape.batches_in(self.through):
@@ -137,14 +144,14 @@ class Progress:
 
         Returns:
             The part that worker ``worker`` of ``workers`` plays, and the blocks it makes, in order. With as many
-            workers as the epoch began with, every batch comes in the place in which it would have come.
+            workers as made what is done last, every batch comes in the place in which it would have come.
         """
-        if workers == self.workers:
-            role = (worker + self.turn) % workers
-            mine = range(self.through + (role - self.through) % workers, shape.blocks, workers)
-            return role, [block for block in mine if self._is_open(block, shape)]
         left = [block for block in range(self.through, shape.blocks) if self._is_open(block, shape)]
-        return worker, left[worker::workers]
+        if workers != self.workers:
+            return worker, left[worker::workers]
+        role, still = (worker + self.turn) % workers, set(left)
+        shared = sorted(set(range(self.shared_from, shape.blocks)).difference(self.shared_without))
+        return role, [block for block in shared[role::workers] if block in still]
 
     def _is_open(self, block: int, shape: Shape) -> bool:
         return self.batches_done(block) < shape.batches_in(block)
@@ -152,13 +159,16 @@ class Progress:
     def as_dict(self) -> dict[str, Any]:
         """Return it as JSON types."""
         done = {str(block): count for block, count in self.done.items()}
-        return {"workers": self.workers, "turn": self.turn, "through": self.through, "done": done}
+        shared = {"shared_from": self.shared_from, "shared_without": list(self.shared_without)}
+        return {"workers": self.workers, "turn": self.turn, "through": self.through, "done": done, **shared}
 
     @classmethod
     def from_dict(cls, state: dict[str, Any]) -> Progress:
         """Invert :meth:`as_dict`."""
         done = {int(block): int(count) for block, count in state["done"].items()}
-        return cls(int(state["workers"]), int(state["turn"]), int(state["through"]), done)
+        without = [int(block) for block in state.get("shared_without", [])]  # states of older releases lack it
+        workers, turn, through = (int(state[name]) for name in ("workers", "turn", "through"))
+        return cls(workers, turn, through, done, int(state.get("shared_from", 0)), without)
 
 
 def whole_batches(visits: int, crops: int, batch_size: int) -> int:

@@ -2,7 +2,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from aura.errors import InvalidInputError
@@ -82,6 +82,7 @@ def test_every_crop_comes_once_whatever_the_ranks_and_workers(
     stops=st.lists(st.integers(0, 40), min_size=1, max_size=3),
     drop_last=st.booleans(),
 )
+@example(visits=30, workers=2, later=3, crops=1, batch_size=2, stops=[5], drop_last=False)
 def test_what_is_left_comes_once_after_any_stops(
     visits: int, workers: int, later: int, crops: int, batch_size: int, stops: list[int], drop_last: bool
 ) -> None:
@@ -93,7 +94,11 @@ def test_what_is_left_comes_once_after_any_stops(
         same += deliver(shape, progress, workers, stop)
         progress = Progress.from_dict(progress.as_dict())
     changed = Progress.from_dict(progress.as_dict())
-    other = same + deliver(shape, changed, later)
+    straight = Progress.from_dict(progress.as_dict())
+    again = deliver(shape, changed, later, stops[0])
+    again += deliver(shape, Progress.from_dict(changed.as_dict()), later)
+    assert crops_of(again, shape) == crops_of(deliver(shape, straight, later), shape)  # whoever had begun it
+    other = same + again
     same += deliver(shape, progress, workers)
     assert crops_of(same, shape) == whole  # with as many workers even in the same order
     assert sorted(crops_of(other, shape)) == sorted(whole)
