@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -18,6 +19,7 @@ from storage.chunks import SampleChunks
 from storage.crops import Frame
 from storage.dataset import Dataset
 from storage.frame_cache import FrameCache
+from storage.recipe import canonical_json
 from storage.refusals import refusals
 from storage.sample_columns import SampleColumns
 from storage.transport import Bytes, TransportName, open_transport
@@ -66,6 +68,7 @@ class FrameReader:
         """
         self._columns = columns
         self._urls = [dataset.location.url for dataset in datasets]
+        self._made_by = [_made_by(each) for each in datasets]
         ways = [open_transport(dataset.location, transport) for dataset in datasets]
         self._raw = [SampleChunks(each.location, "raw", way) for each, way in zip(datasets, ways, strict=True)]
         self._srgb = [
@@ -130,7 +133,11 @@ class FrameReader:
                 "The sources' samples differ in size or kind, which a cache cannot hold. Leave it out."
             )
         whole = sum(_sample_bytes(array[0]) for array in arrays.values())
-        identity = [text for table in self._columns.tables for text in table["sample_id"].to_pylist()]
+        # a sample's id is of its photograph and crop alone: what else decides its bytes is its dataset's
+        identity = [
+            *self._made_by,
+            *(text for table in self._columns.tables for text in table["sample_id"].to_pylist()),
+        ]
         return [
             FrameCache(
                 Path(caching.folder),
@@ -148,6 +155,11 @@ class FrameReader:
         slots = [index - shard * raw.shard_size for index in indexes]
         with refusals(self._urls[source], "read"):
             return raw.read(shard, slots), None if srgb is None else srgb.read(shard, slots)
+
+
+def _made_by(dataset: Dataset) -> str:
+    made_by = [dataset.recipe.deciding, dataset.model_digest, dict(dataset.profiles)]
+    return hashlib.sha256(canonical_json(made_by)).hexdigest()
 
 
 def _sample_bytes(array: SampleChunks) -> int:

@@ -81,6 +81,8 @@ class _MappedFiles:
     def _map(self, key: str) -> memoryview:
         path = self._folder / key
         with refusals(str(path), "read"), path.open("rb") as file:
+            if not os.fstat(file.fileno()).st_size:  # damaged; mmap refuses it in words of its own
+                return memoryview(b"")
             return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
 
 

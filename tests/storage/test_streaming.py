@@ -14,7 +14,7 @@ import torch
 
 from aura.augment import ORIENTATIONS
 from aura.bayer import CFA_PATTERNS, pack_rgb
-from aura.errors import InvalidInputError, MissingFileError, StorageError
+from aura.errors import IntegrityError, InvalidInputError, MissingFileError, StorageError
 from aura.sensor.catalog import load_profile
 from storage import streaming, transport
 from storage.chunks import SampleChunks
@@ -33,13 +33,19 @@ SAMPLES = 22
 LEVELS = {"black_level_dn": [100.0] * 4, "white_level_dn": [16100.0] * 4}
 
 
-def make(place: Location, folder: Path, *, noise: str = "on_read", name: str = "a", codec: str = "pcodec") -> Dataset:
+def make(
+    place: Location, folder: Path, *, noise: str = "on_read", name: str = "a", codec: str = "pcodec", draw: int = 0
+) -> Dataset:
     """Twenty-two samples in six shards; a RAW value is 50 times the pixel of its colour, above a black of 100 DN."""
     recipe = small_recipe(folder, shard_size=4, noise=noise, codec=codec)
     dataset = create_or_open(place, recipe, "model-1", [load_profile(CAMERA)], SAMPLES)
     for shard in range(dataset.shard_count):
         start, stop = dataset.shard_bounds(shard)
-        srgb = np.random.default_rng([shard, len(name)]).integers(0, 256, (stop - start, 3, 64, 64)).astype(np.uint8)
+        srgb = (
+            np.random.default_rng([shard, len(name) + draw])
+            .integers(0, 256, (stop - start, 3, 64, 64))
+            .astype(np.uint8)
+        )
         raw, rows = np.zeros((stop - start, 4, 32, 32), np.uint16), []
         for index in range(start, stop):
             pattern = CFA_PATTERNS[index % 4]
@@ -358,6 +364,17 @@ def test_a_cache_gives_the_same_without_reading_again(
             assert all(torch.equal(one[k], two[k]) for one, two in zip(found, expected, strict=True) for k in (0, 1))
 
 
+def test_datasets_of_the_same_photographs_have_caches_of_their_own(dataset: Dataset, tmp_path: Path) -> None:
+    another = make(locate(tmp_path / "another"), tmp_path, noise="none", draw=9)  # the same crops by another recipe
+    caching = Caching(tmp_path / "cache")
+    for made in (dataset, another, dataset):
+        found, expected = (
+            torch.cat([batch["raw"] for batch in RawStream(made.location, shuffle=False, caching=each)])
+            for each in (caching, None)
+        )
+        assert torch.equal(found, expected)
+
+
 def test_a_cache_without_room_on_disk_says_so(dataset: Dataset, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     stream = RawStream(dataset.location, batch_size=4, caching=Caching(tmp_path / "file"))
@@ -422,6 +439,7 @@ def test_a_damaged_index_is_told(tmp_path: Path) -> None:
     target = Path(made.location.url, "raw/c/2/0/0/0")
     data = bytearray(target.read_bytes())
     data[-20] ^= 1
-    target.write_bytes(bytes(data))
-    with pytest.raises(ValueError, match="index of shard 2 is damaged"):
-        list(RawStream(made.location, batch_size=6))
+    for damaged in (bytes(data), b""):
+        target.write_bytes(damaged)
+        with pytest.raises(IntegrityError, match="index of shard 2 is damaged"):
+            list(RawStream(made.location, batch_size=6))
