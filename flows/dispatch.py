@@ -182,8 +182,7 @@ class _Dispatch:
             known: list[ShardReport | SetAside | None] = []
             with contextlib.suppress(Empty):
                 known.append(self._judge(self._ended.get(timeout=self._seconds_to_next_deadline())))
-            late = [each for each in self._running.values() if each.late_at <= time.monotonic()]
-            known += [self._make_elsewhere(attempt) for attempt in late]
+            known += self._make_late_elsewhere()
             yield from (outcome for outcome in known if outcome is not None)
 
     def _submit(self, shard: int) -> None:
@@ -225,6 +224,14 @@ class _Dispatch:
             self._log.warning("Shard %d failed and will be made again, last (%s)", attempt.shard, _in_a_line(error))
             (self._suspects if isinstance(error, KilledWorker) else self._waiting).append(attempt.shard)
         return given_up
+
+    def _make_late_elsewhere(self) -> list[SetAside | None]:
+        found = []
+        for key in [*self._running]:
+            attempt = self._running.get(key)  # asked anew: what was done for another may have ended or begun it anew
+            if attempt is not None and attempt.late_at <= time.monotonic():
+                found.append(self._make_elsewhere(attempt))
+        return found
 
     def _make_elsewhere(self, attempt: _Attempt) -> SetAside | None:
         """Deal with an attempt that is late: have another worker make the shard, and free its own if that is ours."""
