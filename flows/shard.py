@@ -78,6 +78,8 @@ def synthesize_shard(
         return ShardReport(shard, skipped=True)
     samples, rejects = make_samples(dataset, shard, weights)
     objects = join_samples(dataset, shard, samples, rejects)
+    if is_committed(dataset, shard):  # by another attempt meanwhile, which may have found other photographs there
+        return ShardReport(shard, skipped=True)
     write_objects(dataset, shard, objects, permit=lease.require if lease else None)
     pixels = sum(sample.row.valid_height_px * sample.row.valid_width_px for sample in samples)
     return ShardReport(shard, len(samples), len(rejects), pixels, time.perf_counter() - started)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import flows.shard
 from aura.reconstruct import ON_CPU, Passes, Reconstructor
 from aura.sensor.catalog import load_profile
 from flows.shard import synthesize_shard
@@ -16,6 +17,7 @@ from storage.ingest import ingest
 from storage.location import Entry, locate
 from storage.plan import plan_shards, write_plan
 from storage.recipe import load_recipe
+from storage.versions import publish, verify_version
 from tests.storage.conftest import CAMERA, save_image
 
 
@@ -102,6 +104,28 @@ def test_a_photograph_that_changed_since_it_was_planned_is_a_reject_among_sample
     rejected = dataset.rejects(0).to_pylist()
     assert {row["source_uri"].rpartition("/")[2] for row in rejected} == {"b.png"}
     assert report.samples + report.rejects == dataset.n_samples
+
+
+def test_a_late_attempt_leaves_alone_what_another_has_committed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "corpus"
+    photograph = save_image(folder / "a.png", 64, 64)
+    dataset = planned(folder, tmp_path / "dataset", {"method": "linearise"})
+    make = flows.shard.make_samples
+
+    def make_late(dataset: Dataset, shard: int, weights: str | None) -> Any:
+        kept = photograph.rename(folder / "kept")  # so that this attempt makes another shard of it
+        made = make(dataset, shard, weights)
+        kept.rename(photograph)
+        monkeypatch.setattr("flows.shard.make_samples", make)
+        assert synthesize_shard(dataset.location.url, shard).samples == 1
+        publish(dataset)
+        return made
+
+    monkeypatch.setattr("flows.shard.make_samples", make_late)
+    assert synthesize_shard(dataset.location.url, 0).skipped
+    verify_version(dataset, 1)
 
 
 def invert_with(monkeypatch: pytest.MonkeyPatch, passes: Passes) -> None:
