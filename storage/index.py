@@ -13,7 +13,7 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from aura.errors import DatasetConflictError, IntegrityError, MissingFileError, RejectedImageError
+from aura.errors import AuraError, DatasetConflictError, IntegrityError, MissingFileError, RejectedImageError
 from storage.corpus import read_item
 from storage.location import Location, locate
 from storage.photograph import probe
@@ -141,9 +141,11 @@ def has_index(dataset_url: str | Location, recipe: Recipe) -> bool:
         return False
     try:
         schema = pq.read_schema(pa.PythonFile(RangeFile(place, size, _FOOTER_AHEAD, size), mode="r"))
-    except (pa.ArrowException, ValueError) as error:
+        _require_same_recipe(locate(dataset_url), facts_of(schema.empty_table()), recipe)
+    except AuraError:
+        raise
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise _not_whole(place.url) from error
-    _require_same_recipe(locate(dataset_url), facts_of(schema.empty_table()), recipe)
     return True
 
 
@@ -158,7 +160,9 @@ def index_batches(dataset_url: str | Location) -> Iterator[pa.RecordBatch]:
     place = locate(dataset_url).join(INDEX_NAME)
     try:
         yield from pq.ParquetFile(pa.BufferReader(place.read())).iter_batches(_BATCH_ROWS)
-    except pa.ArrowException as error:
+    except AuraError:
+        raise
+    except (pa.ArrowException, OSError) as error:
         raise _not_whole(place.url) from error
 
 

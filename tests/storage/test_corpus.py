@@ -2,6 +2,7 @@ import hashlib
 import pickle
 import shutil
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 from aura.errors import (
     DatasetConflictError,
     EmptyCorpusError,
+    IntegrityError,
     MissingFileError,
     RejectedImageError,
     StorageAccessError,
@@ -217,3 +219,19 @@ def test_every_odd_file_is_in_the_index(data_dir: Path, tmp_path: Path) -> None:
     usable = [row for row in rows if row["reject_reason"] is None]
     assert all(row["height_px"] >= 32 and row["width_px"] >= 32 for row in usable)
     assert np.all([row["sha256"] for row in usable])
+
+
+def test_an_index_with_a_spoilt_footer_is_told_as_damage(tmp_path: Path) -> None:
+    save_image(tmp_path / "corpus/a.png", 64, 64)
+    recipe, place = small_recipe(tmp_path), locate(tmp_path / "dataset")
+    ingest(place, recipe)
+    file = place.join(INDEX_NAME)
+    written = file.read()
+    footer = int.from_bytes(written[-8:-4], "little")
+    rng = np.random.default_rng(0)
+    for byte, bit in zip(rng.integers(footer, size=60), rng.integers(8, size=60), strict=True):
+        spoilt = bytearray(written)
+        spoilt[len(written) - 8 - footer + byte] ^= 1 << bit
+        file.write(bytes(spoilt))
+        with suppress(IntegrityError, DatasetConflictError):  # a bit may lie where nothing is read
+            has_index(place, recipe)
