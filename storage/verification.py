@@ -8,6 +8,7 @@ their own.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -15,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from aura.errors import IntegrityError, InvalidInputError, MissingFileError
+from aura.errors import AuraError, IntegrityError, InvalidInputError, MissingFileError
 from storage.dataset import OWN_NAMES, Dataset, object_location, parse_group, read_manifest
 from storage.labels import labels_name
 from storage.location import Location, locate
@@ -26,6 +27,7 @@ from storage.versions import Version, list_versions, read_version
 
 _READERS: Final = 8  # each holds one object in memory
 _KINDS: Final = ("raw", "srgb", "rejects")
+_MANIFEST: Final = re.compile(r"listings/(\d{6})\.json")
 
 Progress = Callable[[int, int], None]
 """Is called with the number of objects checked so far, and of those to check."""
@@ -59,6 +61,7 @@ class Survey:
         sizes: bytes of every object there is, by name.
         leftovers: objects that a stopped run left and nothing needs.
         resumable: objects of a listing that a stopped run goes on with.
+        unreadable: documents that are damaged or gone and would say what else is needed.
         problems: what was seen to be wrong so far.
     """
 
@@ -68,6 +71,7 @@ class Survey:
     sizes: Mapping[str, int]
     leftovers: tuple[str, ...]
     resumable: frozenset[str]
+    unreadable: tuple[str, ...]
     problems: tuple[Problem, ...]
 
 
@@ -97,6 +101,7 @@ class _Found:
     digests: dict[str, str] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
     resumable: set[str] = field(default_factory=set)
+    unreadable: list[str] = field(default_factory=list)
 
 
 def verify(dataset_url: str | Location, on_progress: Progress | None = None) -> Verification:
@@ -182,6 +187,7 @@ def survey(dataset_url: str | Location) -> Survey:
         sizes=sizes,
         leftovers=tuple(sorted(leftovers)),
         resumable=frozenset(resumable) - leftovers,
+        unreadable=tuple(found.unreadable),
         problems=tuple(found.problems),
     )
 
@@ -190,7 +196,15 @@ def find_garbage(seen: Survey) -> tuple[str, ...]:
     """Name what may be removed: what a stopped run left, and objects of this program that no version needs.
 
     Whatever a committed shard, a version or a run that goes on needs is kept, and so is what this program never wrote.
+
+    Raises:
+        IntegrityError: a document is damaged or gone that would say what is needed, the plan or labels for example.
     """
+    if seen.unreadable:
+        raise IntegrityError(
+            f"{seen.dataset.location.url}/{seen.unreadable[0]} is damaged or gone, so that nobody can tell what is not "
+            "needed any more. Restore it from a copy first."
+        )
     root, dataset = seen.dataset.location, seen.dataset
     shards = {_name(root, kind, shard) for shard in dataset.committed_shards() for kind in _KINDS}
     shards |= {_name(root, kind, each.shard) for version in seen.versions for each in version.shards for kind in _KINDS}
@@ -224,8 +238,9 @@ def restore(seen: Verification) -> list[str]:
         StorageError: the storage refused.
     """
     root = seen.dataset.location
-    documents = read_manifest(root, seen.dataset.listings)["documents"]
-    names = [problem.name for problem in seen.problems if problem.restorable and problem.name in documents]
+    damaged = [problem.name for problem in seen.problems if problem.restorable]
+    documents = read_manifest(root, seen.dataset.listings)["documents"] if damaged else {}
+    names = [name for name in damaged if name in documents]
     for name in names:
         root.join(name).write(documents[name].encode())
     return names
@@ -233,13 +248,15 @@ def restore(seen: Verification) -> list[str]:
 
 def _survey_listings(root: Location, sizes: Mapping[str, int], found: _Found) -> Dataset:
     """Read the manifests; the newest that the group's metadata agree with says what the dataset is."""
-    numbers = sorted(int(name[9:15]) for name in sizes if name.startswith("listings/") and name.endswith(".json"))
+    numbers = sorted(int(named[1]) for name in sizes if (named := _MANIFEST.fullmatch(name)))
     manifests = {}
     for number in numbers:
         name = f"listings/{number:06d}.json"
         found.digests[name] = ""
-        with suppress(IntegrityError):  # reported when it is read as a document
+        try:
             manifests[number] = read_manifest(root, number)
+        except IntegrityError:  # reported when it is read as a document
+            found.unreadable.append(name)
     if not manifests:
         raise IntegrityError(f"{root.url}/listings holds no manifest that can be read. Restore it from a copy.")
     try:
@@ -247,8 +264,13 @@ def _survey_listings(root: Location, sizes: Mapping[str, int], found: _Found) ->
     except MissingFileError:
         written = b""
     agreeing = [number for number, each in manifests.items() if each["documents"]["zarr.json"].encode() == written]
-    current = max(agreeing, default=max(manifests))
-    dataset = parse_group(root, manifests[current]["documents"]["zarr.json"].encode())
+    lost = None if agreeing else _group_without_manifest(root, written, max(manifests))
+    current = max(agreeing, default=max(manifests)) if lost is None else lost.listings
+    gone = [f"listings/{number:06d}.json" for number in sorted(set(range(1, current + 1)) - set(numbers))]
+    found.problems += [Problem(name, "is missing, while the dataset has that listing") for name in gone]
+    found.unreadable += gone
+    documents = {} if lost is not None else manifests[current]["documents"]
+    dataset = lost or parse_group(root, documents["zarr.json"].encode())
     for number, manifest in manifests.items():
         if number <= current:
             found.digests.update(manifest["objects"])
@@ -256,9 +278,21 @@ def _survey_listings(root: Location, sizes: Mapping[str, int], found: _Found) ->
             found.resumable |= {*manifest["objects"], f"listings/{number:06d}.json"}
             found.digests.pop(f"listings/{number:06d}.json")
     found.resumable |= {f"listings/{current + 1:06d}.parquet"}
-    for name, document in manifests[current]["documents"].items():
+    for name, document in documents.items():
         found.digests[name] = hashlib.sha256(document.encode()).hexdigest()
+    if not documents:  # whether they are as they were written nobody can tell
+        found.resumable |= {name for name in sizes if name == "zarr.json" or name.endswith("/zarr.json")}
+    if not agreeing:
+        found.unreadable.append("zarr.json" if lost is None else f"listings/{current:06d}.json")
     return dataset
+
+
+def _group_without_manifest(root: Location, written: bytes, newest: int) -> Dataset | None:
+    """Read a group whose listing is newer than every manifest that can be read: an older one must not replace it."""
+    with suppress(AuraError):
+        dataset = parse_group(root, written)
+        return dataset if dataset.listings > newest else None
+    return None
 
 
 def _survey_documents(root: Location, sizes: Mapping[str, int], found: _Found) -> Iterable[Version]:
@@ -272,9 +306,12 @@ def _survey_documents(root: Location, sizes: Mapping[str, int], found: _Found) -
     numbers = list_versions(root)
     for number in sorted(set(range(1, max(numbers, default=0) + 1)) - set(numbers)):
         found.problems.append(Problem(f"versions/{number:06d}.json", "is missing, while later versions are there"))
+        found.unreadable.append(f"versions/{number:06d}.json")
     for number in numbers:
-        with suppress(IntegrityError):  # reported when it is read as a document
+        try:
             yield read_version(root, number)
+        except IntegrityError:  # reported when it is read as a document
+            found.unreadable.append(f"versions/{number:06d}.json")
 
 
 def _check_table(

@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from aura.errors import MissingFileError
+from aura.errors import IntegrityError, MissingFileError
 from storage.dataset import Dataset
 from storage.lease import hold
 from storage.location import Location
@@ -152,6 +152,44 @@ def test_what_a_stopped_run_left_is_no_fault_and_is_collected(make_dataset: Make
     assert place.join("notes.txt").exists()
     write_shard(made, 2, shard_data(made, 2))
     assert [problem.name for problem in verify(place).problems] == ["notes.txt"]
+
+
+@pytest.mark.parametrize("name", ["listings/000001.json", "versions/000001.json"])
+@pytest.mark.parametrize("place", ["local"], indirect=True)
+def test_nothing_is_collected_while_nobody_can_tell_what_is_needed(whole: Dataset, name: str) -> None:
+    publish(whole)
+    document = whole.location.join(name)
+    written = document.read()
+    document.write(written[:-5] + b"xxxxx")
+    with pytest.raises(IntegrityError, match=f"{name} is damaged or gone"):
+        find_garbage(survey(whole.location))
+    document.remove()
+    with pytest.raises(IntegrityError, match=f"{name} is damaged or gone"):
+        find_garbage(survey(whole.location))
+    assert name in named(whole)
+    document.write(written)
+    assert find_garbage(survey(whole.location)) == ()
+
+
+@pytest.mark.parametrize("place", ["local"], indirect=True)
+@pytest.mark.parametrize("damage", [lambda place: place.remove(), lambda place: place.write(b"{}")])
+def test_a_dataset_is_not_set_back_to_an_older_listing(whole: Dataset, damage: Callable[[Location], None]) -> None:
+    place = whole.location
+    group = place.join("zarr.json").read()
+    damage(place.join("listings", "000002.json"))
+    seen = verify(place)
+    assert seen.dataset == whole
+    assert "listings/000002.json" in {problem.name for problem in seen.problems}
+    assert restore(seen) == []
+    assert place.join("zarr.json").read() == group
+    with pytest.raises(IntegrityError, match=r"listings/000002\.json is damaged or gone"):
+        find_garbage(survey(place))
+
+
+@pytest.mark.parametrize("place", ["local"], indirect=True)
+def test_a_file_among_the_listings_is_found_and_stops_nothing(whole: Dataset) -> None:
+    whole.location.join("listings", "notes.json").write(b"{}")
+    assert named(whole) == {"listings/notes.json": "belongs to nothing in the dataset"}
 
 
 def test_where_no_dataset_is_there_is_nothing_to_verify(place: Location) -> None:
