@@ -92,7 +92,8 @@ class RawStream(IterableDataset[dict[str, Any]]):
                 the block's batches.
             samples_per_epoch: length of an epoch of a mixture by weight; None for as many as there are samples.
             shuffle: seeded order; otherwise as stored.
-            drop_last: leave out a rank's last batch if it is not full.
+            drop_last: leave out a rank's last batch if it is not full, and its last sample if others have one less; all
+                take equally many steps, as training that averages gradients over them must.
             split: read only one part of the photographs, of all sources.
             seed: of the order and of all that is drawn.
             rank: of this process among those that train together.
@@ -235,7 +236,8 @@ class RawStream(IterableDataset[dict[str, Any]]):
             visits = epoch_visits(
                 self.columns.shards_by_source(), self._weights, self._length, self._seed, key, shuffle=self._shuffle
             )
-            self._known_visits = (key, rank_part(visits, self._rank, self._ranks))
+            mine = rank_part(visits, self._rank, self._ranks)
+            self._known_visits = (key, mine.part(0, len(visits) // self._ranks) if self._drop_last else mine)
         return self._known_visits[1]
 
     def _blocks(

@@ -141,6 +141,14 @@ def test_ranks_share_an_epoch(dataset: Dataset) -> None:
     assert sorted(shared) == sorted(crops(iter(whole)))
 
 
+@pytest.mark.parametrize("ranks", [2, 3, 4, 5])
+def test_ranks_take_equally_many_whole_batches(dataset: Dataset, ranks: int) -> None:
+    options: dict[str, Any] = {"batch_size": 2, "crops_per_sample": 3, "cutting": Cutting(crop=8), "drop_last": True}
+    streams = [RawStream(dataset.location, rank=rank, ranks=ranks, **options) for rank in range(ranks)]
+    counts = {len(list(stream)) for stream in streams}
+    assert counts == {len(stream) for stream in streams} == {SAMPLES // ranks * 3 // 2}
+
+
 @pytest.mark.parametrize("mode", ["keep_cfa", "rename_cfa"])
 def test_turned_crops_are_a_mosaic_of_their_pixels_by_the_pattern_they_name(dataset: Dataset, mode: Any) -> None:
     stream = RawStream(
