@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import pyarrow as pa
 
 from aura.errors import EmptyCorpusError, InvalidInputError
 from aura.negative import baseline_exposure, write_negative
@@ -15,7 +14,8 @@ from aura.sensor.profile import SensorProfile
 from aura.sensor.simulate import Capture
 from flows.pictures import Row, display_pixels, render_row, source_pixels
 from storage.dataset import Dataset, open_dataset
-from storage.versions import list_versions, read_version, resolve_version
+from storage.sample_columns import UNPUBLISHED, choose_version, load_samples
+from storage.versions import list_versions
 
 _PROVENANCE: Final = {
     "sampleId": "sample_id",
@@ -103,13 +103,8 @@ def capture_of(row: Row, profile: SensorProfile) -> Capture:
 
 def _chosen(url: str, version: str | None, limit: int | None) -> tuple[Dataset, list[dict[str, Any]]]:
     dataset = open_dataset(url)
-    if version is None and not list_versions(dataset.location):
-        shards = dataset.committed_shards()
-    else:
-        published = read_version(dataset.location, resolve_version(dataset.location, version))
-        shards = [shard.shard for shard in published.shards]
-    tables = [dataset.samples(shard) for shard in shards]
-    rows = pa.concat_tables(tables).to_pylist() if tables else []
+    unpublished = version is None and not list_versions(dataset.location)
+    rows = load_samples(choose_version(dataset.location, UNPUBLISHED if unpublished else version)).to_pylist()
     if not rows:
         raise EmptyCorpusError(f"{dataset.location.url} has no sample to export yet; run its synthesis first.")
     if limit is not None and limit < len(rows):

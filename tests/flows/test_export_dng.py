@@ -13,6 +13,8 @@ from PIL import Image
 from aura.bayer import unpack
 from aura.training.raw_files import read_raw
 from storage.dataset import open_dataset
+from storage.sample_columns import choose_version, load_samples
+from storage.versions import publish
 from tests.flows.conftest import Aura, make_dataset, small_recipe, write_photograph
 from tests.requirements import needs
 
@@ -58,6 +60,16 @@ def test_an_export_goes_on_where_it_was_stopped(
     assert aura(*order) == 0
     assert "3 of them there already" in capsys.readouterr().out
     assert all(path.stat().st_mtime_ns == time for path, time in first.items())
+
+
+def test_what_a_version_leaves_out_is_not_exported(corpus: Path, aura: Aura, tmp_path: Path) -> None:
+    made = make_dataset(small_recipe(corpus, lpips_share=0.0), tmp_path / "dataset")
+    opened = open_dataset(made)
+    gone, *others = load_samples(choose_version(made, None)).to_pylist()
+    number = publish(opened, gone={gone["source_sha256"]})
+    assert aura("export", "dng", str(made), "--out", str(tmp_path / "out"), "--version", str(number)) == 0
+    left = [row["index"] for row in others if row["source_sha256"] != gone["source_sha256"]]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [f"{index:08d}.dng" for index in left]
 
 
 def test_what_cannot_be_exported_is_refused(
