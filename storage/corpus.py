@@ -165,7 +165,8 @@ def read_bytes(source: Source) -> bytes:
         return locate(source.uri).read(source.offset, source.offset + (source.length or 0))
     if source.member is not None:
         return read_row(source.uri, source.member)
-    return locate(source.uri).read()
+    place = locate(source.uri)
+    return place.read(0, source.length + 1) if place.is_web and source.length is not None else place.read()
 
 
 def _stream(location: Location) -> Iterator[Item]:
@@ -179,7 +180,7 @@ def _read_file(item: Item, limits: Limits) -> tuple[Source, Content]:
         size = place.size() if size is None else size
         if size is not None and size > limits.max_bytes:
             raise _too_large(size, limits)
-        data = place.read() if size is not None else place.read(0, limits.max_bytes + 1)
+        data = place.read(0, limits.max_bytes + 1) if place.is_web else place.read()
         if len(data) > limits.max_bytes:
             raise _too_large(len(data), limits)
     except RejectedImageError as error:
@@ -187,12 +188,12 @@ def _read_file(item: Item, limits: Limits) -> tuple[Source, Content]:
     except MissingFileError:
         return Source(item.uri, None, None, size), RejectedImageError("missing", "It was listed but is gone.")
     except StorageAccessError:
-        if not place.is_local and not _is_web(place):  # a bucket's refusal is about the keys, not about one file
+        if not place.is_local and not place.is_web:  # a bucket's refusal is about the keys, not about one file
             raise
         said = "Its permissions forbid reading it."
         return Source(item.uri, None, None, size), RejectedImageError("unreadable", said)
     except StorageError as error:
-        if not _is_web(place):
+        if not place.is_web:
             raise
         return Source(item.uri, None, None, size), RejectedImageError("unreadable", str(error))
     return Source(item.uri, None, None, len(data)), data
@@ -200,8 +201,3 @@ def _read_file(item: Item, limits: Limits) -> tuple[Source, Content]:
 
 def _too_large(size: int, limits: Limits) -> RejectedImageError:
     return RejectedImageError("too_many_bytes", f"It has {size} bytes; limits.max_bytes is {limits.max_bytes}.")
-
-
-def _is_web(place: Location) -> bool:
-    """Tell whether it lies on a server of others, whose refusals are about that one file."""
-    return place.scheme in {"http", "https"}

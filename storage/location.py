@@ -29,6 +29,7 @@ from zarr.storage import FsspecStore, LocalStore
 from aura.errors import InvalidInputError, MissingFileError, StorageAccessError
 from storage.local_files import put_file, walk_files
 from storage.refusals import refusals, says_exists
+from storage.web_files import read_web_file
 
 _in_memory = threading.Lock()
 
@@ -77,6 +78,11 @@ class Location:
         return "://" not in self.url
 
     @property
+    def is_web(self) -> bool:
+        """Whether it lies on a server of others, whose refusals, and words on a file's length, are about that file."""
+        return self.scheme in {"http", "https"}
+
+    @property
     def scheme(self) -> str:
         """``file``, ``s3``, or what the URL says."""
         return "file" if self.is_local else self.url.split("://", 1)[0]
@@ -99,6 +105,8 @@ class Location:
             StorageError: the storage refused otherwise.
         """
         with refusals(self.url, "read"):
+            if self.is_web and stop is not None and (start or 0) >= 0:
+                return read_web_file(self._file_system(), self.url, start or 0, stop)
             return bytes(self._file_system().cat_file(self._path(), start=start, end=stop))
 
     def write(self, data: bytes) -> None:
@@ -275,7 +283,7 @@ class Location:
 
     def _path(self) -> str:
         # what fsspec calls it: servers of the web by the whole URL, everything else without the scheme
-        return self.url if self.is_local or self.scheme in {"http", "https"} else self.url.split("://", 1)[1]
+        return self.url if self.is_local or self.is_web else self.url.split("://", 1)[1]
 
     def _file_system(self) -> Any:
         return _file_system(self.scheme)

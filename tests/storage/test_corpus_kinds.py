@@ -4,8 +4,9 @@ import io
 import tarfile
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
 from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aura.errors import EmptyCorpusError, InvalidInputError, RejectedImageError
-from storage.corpus import check_corpus, list_items, read_bytes, read_source
+from aura.errors import EmptyCorpusError, InvalidInputError, RejectedImageError, StorageError
+from storage.corpus import check_corpus, list_items, read_bytes, read_item, read_source
 from storage.image_tables import read_row
 from storage.index import index_items
 from storage.location import Location, locate
 from storage.plan import PLAN_SCHEMA, plan_shards
 from storage.recipe import Limits
-from storage.sources import Source, source_name
+from storage.sources import Item, Source, source_name
 from tests.conftest import S3Server
 from tests.storage.conftest import Photographs, encoded, make_table, make_tar, read_corpus, save_image, small_recipe
 
@@ -234,15 +235,25 @@ def test_a_column_is_found_or_named(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def web(tmp_path: Path) -> Iterator[str]:
+def serve() -> Iterator[Callable[[Any], str]]:
+    """Start a web server that answers by a handler; gives its address."""
+    with ExitStack() as stack:
+
+        def start(handler: Any) -> str:
+            server = stack.enter_context(ThreadingHTTPServer(("127.0.0.1", 0), handler))
+            thread = threading.Thread(target=server.serve_forever)
+            thread.start()
+            stack.callback(thread.join)
+            stack.callback(server.shutdown)
+            return f"http://127.0.0.1:{server.server_port}"
+
+        yield start
+
+
+@pytest.fixture
+def web(tmp_path: Path, serve: Callable[[Any], str]) -> str:
     """A web server of the test's folder, which cannot give ranges."""
-    handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path))
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
+    return serve(partial(SimpleHTTPRequestHandler, directory=str(tmp_path)))
 
 
 def test_lists_name_what_they_find_and_refuse_the_rest(tmp_path: Path, web: str) -> None:
@@ -280,3 +291,36 @@ def test_lists_name_what_they_find_and_refuse_the_rest(tmp_path: Path, web: str)
     assert read_corpus(tmp_path / "list.parquet", tmp_path / "e", corpus_column="where").num_rows == 1
     (tmp_path / "list.tsv").write_text("a b.png\n")  # one column without a title
     assert read_corpus(tmp_path / "list.tsv", tmp_path / "f").num_rows == 1
+
+
+class _Endless(BaseHTTPRequestHandler):
+    """Says that a file has a thousand bytes, and sends without end."""
+
+    protocol_version = "HTTP/1.1"
+    sent = 0
+
+    def do_HEAD(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", "1000")
+        self.end_headers()
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        with suppress(OSError):  # the reader has had enough
+            while type(self).sent < 1 << 28:
+                type(self).sent += self.wfile.write(b"10000\r\n" + bytes(1 << 16) + b"\r\n")
+            self.wfile.write(b"0\r\n\r\n")
+
+    def log_message(self, *_: Any) -> None: ...
+
+
+def test_of_an_endless_file_no_more_is_read_than_is_allowed(serve: Callable[[Any], str]) -> None:
+    item = Item(f"{serve(_Endless)}/a.png", None)
+    ((_, content),) = read_item(item, Limits(max_bytes=1 << 20))
+    assert isinstance(content, RejectedImageError)
+    assert content.reason == "too_many_bytes"
+    assert _Endless.sent < 1 << 26  # what lies in buffers on the way comes on top
+    with pytest.raises(StorageError, match="sends whole files only"):
+        locate(item.uri).read(10, 20)
