@@ -28,7 +28,7 @@ from zarr.storage import FsspecStore, LocalStore
 
 from aura.errors import InvalidInputError, MissingFileError, StorageAccessError
 from storage.local_files import put_file, walk_files
-from storage.refusals import refusals, says_exists
+from storage.refusals import CREDENTIAL_IN_QUERY, refusals, says_exists
 from storage.web_files import read_web_file
 
 _in_memory = threading.Lock()
@@ -315,6 +315,10 @@ def locate(url: str | os.PathLike[str] | Location) -> Location:
     if "@" in urlsplit(text).netloc:
         raise InvalidInputError(
             f"The {scheme}:// URL holds credentials; take them out and set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY."
+        )
+    if scheme in {"http", "https"} and CREDENTIAL_IN_QUERY.search(text):
+        raise InvalidInputError(
+            f"The {scheme}:// URL holds credentials in its query, which a dataset would keep; give one without."
         )
     rest = re.sub(r"/+$", "", rest)
     if not rest:

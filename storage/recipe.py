@@ -25,6 +25,7 @@ from pydantic import (
 
 from aura.errors import AuraError, RecipeError
 from storage.location import locate
+from storage.refusals import without_credentials
 
 _FIELD_IN_DOCSTRING: Final = re.compile(r"^    (\w+): (.*(?:\n {8}.*)*)", re.MULTILINE)
 
@@ -77,7 +78,9 @@ def _describe_fields(schema: dict[str, Any], model: type[BaseModel]) -> None:
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, json_schema_extra=_describe_fields)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, hide_input_in_errors=True, json_schema_extra=_describe_fields
+    )
 
 
 class Canvas(_Part):
@@ -284,7 +287,7 @@ def _explain(problem: Any) -> str:
     if problem["type"] == "missing":
         return f"field {field!r} is missing"
     said = problem["msg"].removeprefix("Value error, ").rstrip(".")
-    return f"field {field!r} is {problem['input']!r}: {said[0].lower()}{said[1:]}"
+    return f"field {field!r} is {without_credentials(repr(problem['input']))}: {said[0].lower()}{said[1:]}"
 
 
 def _suggestion(location: list[str]) -> str:

@@ -18,6 +18,11 @@ _NO_ROOM: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _READ_ONLY: Final = {errno.EROFS, errno.EACCES, errno.EPERM}
 _CREDENTIAL_VARIABLES: Final = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 
+CREDENTIAL_IN_QUERY: Final = re.compile(
+    r"([?&][^=&\s]*(?:signature|credential|token|secret|password|sig|key)[^=&\s]*=)([^&\s'\"]*)", re.IGNORECASE
+)
+"""What a URL that was signed, or holds a key, says behind its question mark."""
+
 
 @contextmanager
 def refusals(url: str, action: str) -> Iterator[None]:
@@ -83,6 +88,7 @@ def without_credentials(text: str) -> str:
         value = os.environ.get(variable)
         if value:
             text = text.replace(value, "***")
+    text = CREDENTIAL_IN_QUERY.sub(r"\1***", text)
     return re.sub(r"://[^/\s@]+@", "://***@", text).strip().rstrip(".")
 
 

@@ -19,6 +19,7 @@ from aura.errors import AuraError, IntegrityError, InvalidInputError, MissingFil
 from storage.image_tables import is_text, open_table
 from storage.location import Location, locate
 from storage.range_file import RangeFile
+from storage.refusals import CREDENTIAL_IN_QUERY
 from storage.sources import Item
 
 ENDINGS: Final = frozenset({".txt", ".csv", ".tsv", ".parquet"})
@@ -33,7 +34,6 @@ _COLUMNS: Final = (
 )
 _AHEAD: Final = 4 << 20
 _LONGEST_LINE: Final = 4096
-_CREDENTIAL: Final = re.compile(r"[?&][^=&]*(signature|credential|token|secret|password|sig|key)[^=&]*=", re.IGNORECASE)
 
 
 def read_list(place: Location, wanted: str | None) -> Iterator[Item]:
@@ -127,7 +127,7 @@ def _refusal(line: str) -> tuple[str, str] | None:
     """Say why a line is not even asked for; no sentence holds a credential."""
     if len(line) > _LONGEST_LINE or not line.isprintable():
         return "wrong_uri", "It is no path and no URI."
-    if _CREDENTIAL.search(line):
+    if CREDENTIAL_IN_QUERY.search(line):
         return "credentials_in_uri", (
             "It holds credentials, which would be kept with every sample; list it without, and give access otherwise."
         )

@@ -33,6 +33,15 @@ def test_a_relative_corpus_becomes_absolute() -> None:
 
 
 @pytest.mark.parametrize(
+    "corpus", ["https://me:hush99@host/list.txt", "https://host/list.txt?X-Amz-Signature=hush99", "s3://AK:hush99@b/x"]
+)
+def test_a_corpus_with_credentials_is_refused_without_saying_them(corpus: str) -> None:
+    with pytest.raises(RecipeError, match="holds credentials") as caught:
+        load_recipe(None, {"corpus": corpus})
+    assert "hush99" not in f"{caught.value} {caught.value.__cause__}"
+
+
+@pytest.mark.parametrize(
     ("overrides", "expected"),
     [
         ({"shard_sise": 3}, "unknown field 'shard_sise'; did you mean 'shard_size'?"),
