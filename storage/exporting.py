@@ -96,7 +96,7 @@ def export_webdataset(
                 _add(tar, f"{sample.key}.raw.npy", _npy(sample.raw))
                 if sample.srgb is not None:
                     _add(tar, f"{sample.key}.srgb.npy", _npy(sample.srgb))
-                _add(tar, f"{sample.key}.json", json.dumps(sample.row, sort_keys=True).encode())
+                _add(tar, f"{sample.key}.json", _json(sample.row))
                 done += 1
                 on_progress(done, total)
         if done > before:
@@ -167,7 +167,7 @@ def export_coco(
         "annotations": annotations,
         "categories": [{"id": number, "name": categories[number]} for number in sorted(categories)],
     }
-    target.join(_COCO_NAME).write(json.dumps(document, sort_keys=True).encode())  # last: it says the export is whole
+    target.join(_COCO_NAME).write(_json(document))  # last: it says the export is whole
     return Exported(target.url, len(entries), len(entries) + 1, len(annotations))
 
 
@@ -229,6 +229,11 @@ def _npy(array: npt.NDArray[Any]) -> bytes:
     target = io.BytesIO()
     np.save(target, np.ascontiguousarray(array), allow_pickle=False)
     return target.getvalue()
+
+
+def _json(document: Mapping[str, Any]) -> bytes:
+    # labels may be of any type that a table has, such as dates, which JSON knows as text only
+    return json.dumps(document, sort_keys=True, default=str).encode()
 
 
 def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:

@@ -1,6 +1,7 @@
 import io
 import json
 import tarfile
+from datetime import date
 
 import numpy as np
 import pyarrow as pa
@@ -73,12 +74,17 @@ def test_coco_has_an_image_for_every_sample(dataset: Dataset, place: Location, i
 
 
 def test_labels_of_the_version_go_along(dataset: Dataset, place: Location) -> None:
-    table = pa.table({"sample_id": ["sample-1", "sample-4"], "kind": ["street", "wood"]})
+    taken = [date(2024, 5, 1), None]
+    table = pa.table({"sample_id": ["sample-1", "sample-4"], "kind": ["street", "wood"], "taken": taken})
     publish(dataset, labels=write_labels(dataset, match_labels(dataset, table)))
     export_coco(dataset.location, place.join("coco"), None, lambda *_: None)
     document = json.loads(place.join("coco", "instances.json").read())
     found = {image["id"]: image["raw"].get("labels") for image in document["images"]}
-    assert found == {0: None, 1: {"kind": "street"}, 3: None, 4: {"kind": "wood"}}
+    street, wood = {"kind": "street", "taken": "2024-05-01"}, {"kind": "wood", "taken": None}
+    assert found == {0: None, 1: street, 3: None, 4: wood}
+    export_webdataset(dataset.location, place.join("tars"), None, lambda *_: None)
+    (row,) = (data for name, data in members(place.join("tars", "00000002.tar")).items() if name.endswith(".json"))
+    assert json.loads(row)["labels"] == wood
 
 
 def test_a_place_with_files_is_refused_and_nothing_is_touched(dataset: Dataset, place: Location) -> None:
