@@ -27,6 +27,12 @@ from storage.versions import Version, list_versions, read_version
 
 _READERS: Final = 8  # each holds one object in memory
 _KINDS: Final = ("raw", "srgb", "rejects")
+_OWN: Final = re.compile(
+    r"(?:raw|srgb)/c/\d+(?:/0){3}|(?:plan|samples|rejects)/\d{8,}\.parquet|index/\w+\.parquet|labels/[0-9a-f]{64}\.parquet"
+    r"|listings/\d{6}\.(?:json|parquet)|(?:versions|lease)/\d{6}\.json|tags/[^/]+\.json|reports/\d{6}\.html"
+    r"|index\.parquet|(?:(?:raw|srgb)/)?zarr\.json"
+)
+"""Names that this program gives to what it writes; others may put their own files beside."""
 _MANIFEST: Final = re.compile(r"listings/(\d{6})\.json")
 
 Progress = Callable[[int, int], None]
@@ -209,7 +215,8 @@ def find_garbage(seen: Survey) -> tuple[str, ...]:
     shards = {_name(root, kind, shard) for shard in dataset.committed_shards() for kind in _KINDS}
     shards |= {_name(root, kind, each.shard) for version in seen.versions for each in version.shards for kind in _KINDS}
     strays = seen.sizes.keys() - seen.digests.keys() - shards - seen.resumable
-    return tuple(sorted(name for name in strays if name.split("/", 1)[0] in OWN_NAMES))
+    ours = (name for name in strays if _OWN.fullmatch(name) or _is_part(name))
+    return tuple(sorted(name for name in ours if name.split("/", 1)[0] in OWN_NAMES))
 
 
 def remove_garbage(dataset_url: str | Location, names: Sequence[str], permit: Callable[[], None]) -> None:

@@ -132,7 +132,9 @@ def test_what_a_stopped_run_left_is_no_fault_and_is_collected(make_dataset: Make
     write_shard(made, 2, shard_data(made, 2))
     place.join("samples", "00000002.parquet").remove()  # killed before the commit
     place.join("index", "00000000.parquet").write(b"read so far")
-    place.join("notes.txt").write(b"mine")
+    mine = {"notes.txt", "reports/notes.txt", "raw/README.md", "labels/mine.csv", "samples/_delta_log"}
+    for name in mine:
+        place.join(name).write(b"mine")
     left = {"raw/c/2/0/0/0", "srgb/c/2/0/0/0", "rejects/00000002.parquet"}
     if place.is_local:
         part = Path(place.url) / "raw" / ".x.part"
@@ -140,7 +142,7 @@ def test_what_a_stopped_run_left_is_no_fault_and_is_collected(make_dataset: Make
         left.add("raw/.x.part")
     seen = verify(place)
     assert set(seen.leftovers) == left
-    assert [problem.name for problem in seen.problems] == ["notes.txt"]
+    assert {problem.name for problem in seen.problems} == mine
     garbage = find_garbage(survey(place))
     assert set(garbage) == left
     asked: list[None] = []
@@ -149,9 +151,9 @@ def test_what_a_stopped_run_left_is_no_fault_and_is_collected(make_dataset: Make
     assert set(survey(place).leftovers) == set()
     assert made.committed_shards() == [0, 1]
     assert place.join("index", "00000000.parquet").exists()
-    assert place.join("notes.txt").exists()
+    assert all(place.join(name).exists() for name in mine)
     write_shard(made, 2, shard_data(made, 2))
-    assert [problem.name for problem in verify(place).problems] == ["notes.txt"]
+    assert {problem.name for problem in verify(place).problems} == mine
 
 
 @pytest.mark.parametrize("name", ["listings/000001.json", "versions/000001.json"])
