@@ -231,7 +231,9 @@ def _open_pillow(data: bytes, container: str, limits: Limits) -> _Opened:
     if not mode.endswith(";16") and mode not in _PILLOW_MODES and mode != "P":
         raise RejectedImageError("unsupported_pixels", f"Pixels of mode {mode} are not taken; use 8 or 16 bits.")
     orientation = _orientation(image, png)
-    width, height = image.size if orientation < 5 else image.size[::-1]
+    # of TIFF, Pillow names the upright size, and turns the pixels that it decodes itself
+    width, height = image.size if orientation < 5 or container == "TIFF" else image.size[::-1]
+    to_apply = 1 if container == "TIFF" and not mode.endswith(";16") else orientation
     colours = _colours(image, data, container, png.colour if png else None)
     facts = ImageFacts(
         container=image.format or container,
@@ -243,7 +245,7 @@ def _open_pillow(data: bytes, container: str, limits: Limits) -> _Opened:
         has_alpha=image.mode in {"RGBA", "LA", "PA", "La", "RGBa"} or "transparency" in image.info,
         colours=colours.name,
     )
-    return _Opened(data, facts, colours, orientation, image)
+    return _Opened(data, facts, colours, to_apply, image)
 
 
 def _formats(container: str) -> tuple[str, ...]:

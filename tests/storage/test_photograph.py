@@ -307,11 +307,32 @@ def test_hdr_is_refused(transfer: int) -> None:
     assert reason(png_with(b"cICP", bytes([9, transfer, 0, 1]))) == "unsupported_colour"
 
 
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_a_png_is_turned_upright_by_its_exif(orientation: int) -> None:
+TURNED: dict[str, Callable[[np.ndarray, int], bytes]] = {
+    "png": lambda image, orientation: saved(image, "PNG", exif=exif_of(orientation)),
+    "webp": lambda image, orientation: saved(image, "WEBP", lossless=True, exif=exif_of(orientation)),
+    "tiff": tiff,
+    "tiff, compressed": lambda image, orientation: tiff(image, orientation, compression="zlib"),
+    "tiff of 16 bits": lambda image, orientation: tiff(image.astype(np.uint16) * 257, orientation),
+}
+
+
+def exif_of(orientation: int) -> Image.Exif:
     exif = Image.Exif()
     exif[0x0112] = orientation
-    photograph = decode(saved(picture(), "PNG", exif=exif), LIMITS)
+    return exif
+
+
+def tiff(image: np.ndarray, orientation: int = 1, **options: object) -> bytes:
+    sink = io.BytesIO()
+    options = {"photometric": "rgb"} | options
+    tifffile.imwrite(sink, image, extratags=[(0x0112, "H", 1, orientation, True)], **options)
+    return sink.getvalue()
+
+
+@pytest.mark.parametrize("kind", TURNED)
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_picture_is_turned_upright_by_its_exif(kind: str, orientation: int) -> None:
+    photograph = decode(TURNED[kind](picture(), orientation), LIMITS)
     upright = Image.fromarray(picture())
     turns = {2: [0], 3: [3], 4: [1], 5: [5], 6: [4], 7: [6], 8: [2]}  # Pillow's transpositions
     for turn in turns.get(orientation, []):
