@@ -60,6 +60,7 @@ _SAMPLE_FORMAT: Final = 339
 _BITS_PER_SAMPLE: Final = 258
 _PHOTOMETRIC: Final = 262
 _RAW_PHOTOMETRICS: Final = {32803, 34892}  # colour filter array, linear RAW
+_PREMULTIPLIED, _STRAIGHT = 1, 2  # TIFF 6.0, ExtraSamples; others are no alpha
 
 
 @dataclass(frozen=True, slots=True)
@@ -336,6 +337,12 @@ def _read_tiff16(data: bytes) -> Layout:
         if int(getattr(page, "photometric", 1)) == 0:
             pixels = 65535 - pixels
     return _split(pixels, 16)
+        extra = getattr(page, "extrasamples", ())
+    if extra and int(extra[0]) not in {_PREMULTIPLIED, _STRAIGHT}:
+        return _split(pixels[..., : -len(extra)], 16)
+    if extra and int(extra[0]) == _PREMULTIPLIED:
+        cover = np.maximum(pixels[..., -1:], 1).astype(np.uint32)
+        pixels[..., :-1] = np.minimum(pixels[..., :-1] * np.uint32(65535) // cover, 65535)
 
 
 def _require_whole_jpeg(data: bytes, pixels: Pixels) -> None:
