@@ -29,8 +29,10 @@ _SRGB_PRIMARIES: Final = (0.64, 0.33, 0.30, 0.60, 0.15, 0.06)
 _NEAR_SRGB: Final = {1, 2, 5, 6, 7}  # BT.601's primaries differ less than cameras do
 _HIGH_DYNAMIC_RANGE: Final = {16: "PQ", 18: "HLG"}
 _TRANSFER_GAMMA: Final = {4: 2.2, 5: 2.8, 8: 1.0}  # all others are display curves close to sRGB's
-_PERCEPTUAL_RELATIVE: Final = 1
+_RELATIVE_COLORIMETRIC: Final = 1
 _BLACK_POINT: Final = 0x2000
+_EXACT: Final = 0x0100  # no optimisation
+_ICC_SPACE: Final = slice(16, 20)  # of the header: the colour space of the pixels (ICC.1:2022, 7.2.6)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,28 +135,39 @@ def to_srgb(pixels: Pixels, colours: Colours, mode: str) -> npt.NDArray[np.uint8
         RejectedImageError: the profile cannot be applied (``unsupported_colour``).
     """
     if colours.icc is not None:
-        space = mode.lower()
-        try:
-            converted: npt.NDArray[np.uint8] = imagecodecs.cms_transform(
-                np.ascontiguousarray(pixels),
-                colours.icc,
-                _srgb(),
-                colorspace=space,
-                outcolorspace="rgb",
-                outdtype="uint8",
-                intent=_PERCEPTUAL_RELATIVE,
-                flags=_BLACK_POINT,
-            )
-        except (imagecodecs.CmsError, ValueError) as error:
-            raise RejectedImageError(
-                "unsupported_colour", f"The ICC profile {colours.name!r} cannot be applied ({error})."
-            ) from error
-        return converted
+        if mode != "GRAY":
+            return _transformed(pixels, colours.icc, mode, colours.name)
+        greys = np.arange(np.iinfo(pixels.dtype).max + 1, dtype=pixels.dtype)[None]
+        if colours.icc[_ICC_SPACE] == b"RGB ":  # chunks and code points speak of RGB, of grey too
+            greys, mode = np.repeat(greys[..., None], 3, axis=-1), "RGB"
+        table: npt.NDArray[np.uint8] = _transformed(greys, colours.icc, mode, colours.name)[0]
+        return table[pixels]
     eight = _to_eight_bits(pixels)
     if mode == "CMYK":
         light = 255 - eight.astype(np.uint16)
         return ((light[..., :3] * light[..., 3:] + 127) // 255).astype(np.uint8)
     return np.repeat(eight[..., None], 3, axis=-1) if mode == "GRAY" else eight
+
+
+def _transformed(pixels: Pixels, icc: bytes, mode: str, name: str) -> npt.NDArray[np.uint8]:
+    # but for 8-bit colours, LittleCMS interpolates between 33 values a channel, up to 30 codes beside a matrix profile
+    exact = _EXACT if pixels.dtype == np.uint16 or mode == "GRAY" else 0
+    try:
+        converted: npt.NDArray[np.uint8] = imagecodecs.cms_transform(
+            np.ascontiguousarray(pixels),
+            icc,
+            _srgb(),
+            colorspace=mode.lower(),
+            outcolorspace="rgb",
+            outdtype="uint8",
+            intent=_RELATIVE_COLORIMETRIC,
+            flags=_BLACK_POINT | exact,
+        )
+    except (imagecodecs.CmsError, ValueError) as error:
+        raise RejectedImageError(
+            "unsupported_colour", f"The ICC profile {name!r} cannot be applied ({error})."
+        ) from error
+    return converted
 
 
 def _to_eight_bits(pixels: Pixels) -> npt.NDArray[np.uint8]:

@@ -54,13 +54,14 @@ warnings.filterwarnings("ignore", module=r"PIL\.")
 _CHANNEL_MODES: Final = {1: ("GRAY", False), 2: ("GRAY", True), 3: ("RGB", False), 4: ("RGB", True)}
 _PILLOW_MODES: Final = {"L": "L", "1": "L", "RGB": "RGB", "CMYK": "CMYK", "RGBA": "RGBA", "LA": "LA", "RGBX": "RGB",
                         "PA": "RGBA", "La": "LA", "RGBa": "RGBA", "YCbCr": "RGB"}  # fmt: skip
+_PROFILE_SPACES: Final = {"L": "GRAY", "1": "GRAY", "LA": "GRAY", "I;16": "GRAY", "I;16B": "GRAY", "CMYK": "CMYK"}
 _DNG_VERSION: Final = 50706
 _NEW_SUBFILE_TYPE: Final = 254
 _SAMPLE_FORMAT: Final = 339
 _BITS_PER_SAMPLE: Final = 258
 _PHOTOMETRIC: Final = 262
-_RAW_PHOTOMETRICS: Final = {32803, 34892}  # colour filter array, linear RAW
 _PREMULTIPLIED, _STRAIGHT = 1, 2  # TIFF 6.0, ExtraSamples; others are no alpha
+_RAW_PHOTOMETRICS: Final = {32803, 34892}  # colour filter array, linear RAW
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,7 +261,7 @@ def _colours(image: Image.Image, data: bytes, container: str, cicp: ColourCode |
     if container in {"PNG", "AVIF", "HEIF"} and code is not None and (cicp or not profile):
         return colours_from_code(code)
     if profile:
-        kind = {"L": "GRAY", "1": "GRAY", "LA": "GRAY", "I;16": "GRAY", "CMYK": "CMYK"}.get(image.mode, "RGB")
+        kind = _PROFILE_SPACES.get(image.mode, "RGB")
         judged = colours_from_icc(profile, kind)
         # Pillow shows 16-bit grey with alpha as RGBA
         return colours_from_icc(profile, "GRAY") if judged.icc is None and container == "PNG" else judged
@@ -319,7 +320,7 @@ def _read_pillow(image: Image.Image) -> Layout:
     if image.mode == "P":
         target = "RGBA" if "transparency" in image.info else "RGB"
     elif "transparency" in image.info and image.mode in {"L", "RGB", "1"}:
-        target = "RGBA"
+        target = "RGBA" if image.mode == "RGB" else "LA"
     else:
         target = _PILLOW_MODES[image.mode]
     pixels = np.asarray(image if image.mode == target else image.convert(target))
@@ -336,13 +337,13 @@ def _read_tiff16(data: bytes) -> Layout:
             pixels = np.moveaxis(pixels, 0, -1)
         if int(getattr(page, "photometric", 1)) == 0:
             pixels = 65535 - pixels
-    return _split(pixels, 16)
         extra = getattr(page, "extrasamples", ())
     if extra and int(extra[0]) not in {_PREMULTIPLIED, _STRAIGHT}:
         return _split(pixels[..., : -len(extra)], 16)
     if extra and int(extra[0]) == _PREMULTIPLIED:
         cover = np.maximum(pixels[..., -1:], 1).astype(np.uint32)
         pixels[..., :-1] = np.minimum(pixels[..., :-1] * np.uint32(65535) // cover, 65535)
+    return _split(pixels, 16)
 
 
 def _require_whole_jpeg(data: bytes, pixels: Pixels) -> None:

@@ -273,8 +273,8 @@ def brightened(linear: np.ndarray) -> np.ndarray:
     return 255 * np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
 
 
-def png_with(chunk: bytes, content: bytes) -> bytes:
-    data = saved(picture(), "PNG")
+def png_with(chunk: bytes, content: bytes, image: np.ndarray | None = None) -> bytes:
+    data = saved(picture() if image is None else image, "PNG")
     made = struct.pack(">I", len(content)) + chunk + content + struct.pack(">I", zlib.crc32(chunk + content))
     return data[:33] + made + data[33:]
 
@@ -300,6 +300,50 @@ def test_a_linear_png_by_gamma_chunk_is_brightened() -> None:
     photograph = decode(png_with(b"gAMA", struct.pack(">I", 100000)), LIMITS)
     assert np.abs(photograph.image - brightened(picture())).max() < 1.5
     assert np.array_equal(decode(png_with(b"gAMA", struct.pack(">I", 45455)), LIMITS).image, picture())
+
+
+@pytest.mark.parametrize("wide", [False, True])
+@pytest.mark.parametrize(
+    ("chunk", "content"),
+    [(b"gAMA", struct.pack(">I", 100000)), (b"cICP", bytes([1, 8, 0, 1])), (b"cICP", bytes([12, 13, 0, 1]))],
+)
+def test_chunks_that_speak_of_rgb_hold_for_grey(chunk: bytes, content: bytes, wide: bool) -> None:
+    grey = picture()[..., 1]
+    one = decode(png_with(chunk, content, grey.astype(np.uint16) * 257 if wide else grey), LIMITS)
+    three = decode(png_with(chunk, content, np.repeat(grey[..., None], 3, axis=2)), LIMITS)
+    assert np.abs(one.image.astype(int) - three.image).max() <= 1
+    assert one.facts.colours == three.facts.colours
+
+
+def test_a_grey_profile_is_applied_whatever_the_file_calls_its_grey() -> None:
+    profile = bytes(imagecodecs.cms_profile("gray", gamma=1.0, whitepoint=(0.3457, 0.3585)))
+    grey = np.maximum(picture()[..., 1], 1)
+    wide = grey.astype(np.uint16) * 257
+    files = [
+        saved(grey, "PNG", icc_profile=profile, transparency=0),
+        *(tiff(wide, photometric="minisblack", byteorder=order, iccprofile=profile) for order in "<>"),
+    ]
+    for data in files:
+        assert np.abs(decode(data, LIMITS).image - brightened(grey)[..., None]).max() < 1.5
+
+
+def test_wide_gamut_colours_of_16_bits_are_those_of_8_bits() -> None:
+    primaries, white = (0.7347, 0.2653, 0.1596, 0.8404, 0.0366, 0.0001), (0.3457, 0.3585)  # ProPhoto RGB
+    profile = bytes(imagecodecs.cms_profile("rgb", whitepoint=white, primaries=primaries, gamma=1.8))
+    image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    eight = decode(saved(image, "PNG", icc_profile=profile), LIMITS).image.astype(int)
+    sixteen = decode(tiff(image.astype(np.uint16) * 257, iccprofile=profile), LIMITS).image
+    assert np.abs(sixteen - eight).max() <= 1
+
+
+@pytest.mark.parametrize("kind", ["unspecified", "assocalpha", "unassalpha"])
+def test_a_fourth_sample_of_16_bits_is_what_the_file_says_as_with_8(kind: str) -> None:
+    cover = np.linspace(1, 255, picture().shape[1]).astype(np.uint8)[None, :, None].repeat(picture().shape[0], 0)
+    eight = np.concatenate([np.minimum(picture(), cover), cover], axis=2)
+    sixteen = eight.astype(np.uint16) * 257
+    shown, wide = (decode(tiff(image, extrasamples=[kind]), LIMITS) for image in (eight, sixteen))
+    assert np.abs(shown.image.astype(int) - wide.image).max() <= 1
+    assert shown.facts.has_alpha == wide.facts.has_alpha == (kind != "unspecified")
 
 
 @pytest.mark.parametrize("transfer", [16, 18])
