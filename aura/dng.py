@@ -36,6 +36,7 @@ _ILLUMINANT_D65: Final = 21  # EXIF 2.3, LightSource
 _PREVIEW_SRGB: Final = 2
 _TILE_SIDE: Final = 256
 _RATIONAL_DENOMINATOR: Final = 1_000_000
+_LARGEST_NUMERATOR: Final = 2**31 - 1
 
 
 class DngNoise(NamedTuple):
@@ -240,8 +241,11 @@ def _ascii(text: str, name: str) -> tuple[int, ...]:
 
 
 def _rationals(values: Iterable[float]) -> tuple[int, ...]:
-    """Flatten numbers to numerator, denominator pairs, exact for integers."""
-    pairs = (Fraction(round(float(value) * _RATIONAL_DENOMINATOR), _RATIONAL_DENOMINATOR) for value in values)
+    """Flatten numbers to numerator, denominator pairs, exact for integers; a large one takes a smaller denominator."""
+    pairs = []
+    for value in map(float, values):
+        denominator = min(_RATIONAL_DENOMINATOR, _LARGEST_NUMERATOR // (int(abs(value)) + 1))
+        pairs.append(Fraction(round(value * denominator), denominator))
     return tuple(part for pair in pairs for part in pair.as_integer_ratio())
 
 

@@ -78,6 +78,14 @@ def test_libraw_reads_every_bit_depth_and_its_white_level(bits):
         assert image.black_level_per_channel == [3, 3, 3, 3]
 
 
+@pytest.mark.parametrize("black", [0.0, 511.987654, 4294.5, 8192.333333, 64999.000001])
+def test_black_levels_between_numbers_are_kept_to_a_ten_thousandth(black):
+    file = _dng(_mosaic(32, 32), black_level=black, white_level=65535)
+    with tifffile.TiffFile(io.BytesIO(file)) as image:
+        stored = np.reshape(image.pages[0].tags[50714].value, (4, 2))
+    assert stored[:, 0] / stored[:, 1] == pytest.approx(black, abs=1e-4)
+
+
 @pytest.mark.parametrize("pattern", CFA_PATTERNS)
 def test_black_levels_reach_the_colours_they_belong_to(pattern):
     black = {"R": 100, "Gr": 200, "Gb": 300, "B": 400}
