@@ -18,6 +18,7 @@ from storage.boxes import Annotation, Outline
 from storage.location import Location, locate
 
 _READERS: Final = 16
+_LONGEST_COUNT_BITS: Final = 60
 _YOLO_NAMES: Final = ("classes.txt", "data.yaml", "data.yml", "dataset.yaml")
 
 
@@ -180,7 +181,7 @@ def _coco_annotation(entry: Mapping[str, Any], names: Mapping[int, str], size: t
         box=_checked((left, top, left + width, top + height)),
         mask=_coco_mask(entry.get("segmentation"), *size),
         is_crowd=bool(entry.get("iscrowd", 0)),
-        annotation_id=number if isinstance(number, int) else None,
+        annotation_id=number if isinstance(number, int) and abs(number) < 2**63 else None,
     )
 
 
@@ -188,15 +189,43 @@ def _coco_mask(segmentation: Any, height: int, width: int) -> Outline | None:
     if not segmentation:
         return None
     if isinstance(segmentation, Mapping):
-        counts = segmentation["counts"]
-        whole = isinstance(counts, str) or sum(map(int, counts)) == height * width
+        given = segmentation["counts"]
+        counts = _decompressed(given) if isinstance(given, str) else [int(count) for count in given]
+        whole = min(counts, default=0) >= 0 and sum(counts) == height * width
         if not whole or [int(side) for side in segmentation["size"]] != [height, width]:
             raise _RefusedError("its run lengths are not of the photograph's size")
         return Outline(height, width, run_lengths={"size": [height, width], "counts": counts})
-    polygons = tuple(tuple(float(value) for value in part) for part in segmentation)
-    if any(len(part) < 6 or len(part) % 2 or not all(map(math.isfinite, part)) for part in polygons):
+    return _polygons([[float(value) for value in part] for part in segmentation], height, width)
+
+
+def _decompressed(text: str) -> list[int]:
+    """Read COCO's compressed run lengths: pycocotools trusts them, and reads and writes where they say.
+
+    A count is in groups of five bits, lowest first, from the third on less the count before the last.
+    """
+    counts: list[int] = []
+    count = shift = 0
+    for character in text:
+        bits = ord(character) - 48
+        count |= (bits & 31) << shift
+        shift += 5
+        if shift > _LONGEST_COUNT_BITS:
+            raise _RefusedError("its run lengths are not of the photograph's size")
+        if not bits & 32:
+            count -= (bits & 16) << (shift - 4)  # the sign
+            counts.append(count + (counts[-2] if len(counts) > 2 else 0))
+            count = shift = 0
+    return counts
+
+
+def _polygons(parts: Sequence[Sequence[float]], height: int, width: int) -> Outline:
+    if any(len(part) < 6 or len(part) % 2 or not all(map(math.isfinite, part)) for part in parts):
         raise _RefusedError("its polygon has fewer than three corners")
-    return Outline(height, width, polygons)
+    # a line to a far corner takes pycocotools all memory, or ends the process
+    across, down = ([value for part in parts for value in part[at::2]] for at in (0, 1))
+    if min(across) < -width or max(across) > 2 * width or min(down) < -height or max(down) > 2 * height:
+        raise _RefusedError("its polygon lies far outside the photograph")
+    return Outline(height, width, tuple(map(tuple, parts)))
 
 
 def _checked(box: tuple[float, float, float, float]) -> tuple[float, float, float, float]:
@@ -286,4 +315,4 @@ def _yolo_annotation(category: int, name: str | None, values: Sequence[float]) -
     if len(values) < 6 or len(values) % 2:
         raise _RefusedError("its line has neither four numbers nor corners")
     box = _checked((min(values[::2]), min(values[1::2]), max(values[::2]), max(values[1::2])))
-    return Annotation(name, category, box, Outline(1, 1, (tuple(values),)))
+    return Annotation(name, category, box, _polygons([values], 1, 1))

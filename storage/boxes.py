@@ -41,7 +41,7 @@ class Outline:
         height: of the picture it is drawn on, in pixels.
         width: of the picture.
         polygons: x and y in turns, one list for each part; or
-        run_lengths: COCO's run-length encoding, with ``size`` and ``counts``.
+        run_lengths: COCO's run-length encoding, with ``size`` and ``counts``, numbers that sum to the picture's pixels.
     """
 
     height: int
@@ -52,9 +52,7 @@ class Outline:
     def draw(self) -> Mask:
         """Draw the mask, bool ``(height, width)``."""
         if self.run_lengths is not None:
-            encoded = dict(self.run_lengths)
-            if not isinstance(encoded["counts"], str | bytes):
-                encoded = pycocotools.mask.frPyObjects(encoded, self.height, self.width)
+            encoded = pycocotools.mask.frPyObjects(dict(self.run_lengths), self.height, self.width)
         else:
             parts = [list(polygon) for polygon in self.polygons]
             encoded = pycocotools.mask.merge(pycocotools.mask.frPyObjects(parts, self.height, self.width))
