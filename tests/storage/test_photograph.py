@@ -351,15 +351,6 @@ def test_hdr_is_refused(transfer: int) -> None:
     assert reason(png_with(b"cICP", bytes([9, transfer, 0, 1]))) == "unsupported_colour"
 
 
-TURNED: dict[str, Callable[[np.ndarray, int], bytes]] = {
-    "png": lambda image, orientation: saved(image, "PNG", exif=exif_of(orientation)),
-    "webp": lambda image, orientation: saved(image, "WEBP", lossless=True, exif=exif_of(orientation)),
-    "tiff": tiff,
-    "tiff, compressed": lambda image, orientation: tiff(image, orientation, compression="zlib"),
-    "tiff of 16 bits": lambda image, orientation: tiff(image.astype(np.uint16) * 257, orientation),
-}
-
-
 def exif_of(orientation: int) -> Image.Exif:
     exif = Image.Exif()
     exif[0x0112] = orientation
@@ -371,6 +362,15 @@ def tiff(image: np.ndarray, orientation: int = 1, **options: object) -> bytes:
     options = {"photometric": "rgb"} | options
     tifffile.imwrite(sink, image, extratags=[(0x0112, "H", 1, orientation, True)], **options)
     return sink.getvalue()
+
+
+TURNED: dict[str, Callable[[np.ndarray, int], bytes]] = {
+    "png": lambda image, orientation: saved(image, "PNG", exif=exif_of(orientation)),
+    "webp": lambda image, orientation: saved(image, "WEBP", lossless=True, exif=exif_of(orientation)),
+    "tiff": tiff,
+    "tiff, compressed": lambda image, orientation: tiff(image, orientation, compression="zlib"),
+    "tiff of 16 bits": lambda image, orientation: tiff(image.astype(np.uint16) * 257, orientation),
+}
 
 
 @pytest.mark.parametrize("kind", TURNED)
