@@ -80,10 +80,11 @@ def write_negative(
 
 
 def noise_profile(noise: NoiseParameters, levels: SensorLevels) -> tuple[DngNoise, DngNoise, DngNoise]:
-    """DNG's NoiseProfile for R, G, B: the variance over the normalised signal, row noise and rounding included."""
-    red, green_red, green_blue, blue = (
-        white - black for black, white in zip(levels.black_level, levels.white_level, strict=True)
-    )
+    """DNG's NoiseProfile for R, G, B: the variance over the normalised signal, row noise and rounding included.
+
+    A DNG file has one white level for all, the smallest, so that is where its signal is 1.
+    """
+    red, green_red, green_blue, blue = (min(levels.white_level) - black for black in levels.black_level)
     first, second, third = (
         DngNoise(*noise.normalised(range_dn)) for range_dn in (red, 0.5 * (green_red + green_blue), blue)
     )

@@ -14,8 +14,10 @@ from PIL import Image
 
 from aura.color import linear_to_srgb
 from aura.isp import render
-from aura.negative import baseline_exposure, write_negative
+from aura.negative import baseline_exposure, noise_profile, write_negative
 from aura.sensor.catalog import load_profile
+from aura.sensor.noise import NoiseParameters
+from aura.sensor.profile import SensorLevels
 from aura.sensor.simulate import Capture, draw_capture, normalise_raw, simulate
 from aura.xmp import PROVENANCE_NAMESPACE, provenance_xmp
 from tests.requirements import needs
@@ -115,6 +117,14 @@ def test_the_file_says_that_no_camera_took_it() -> None:
     assert said[f"{{{PROVENANCE_NAMESPACE}}}iso"] == "200"
     assert float(said[f"{{{PROVENANCE_NAMESPACE}}}noiseSystemGainDnPerElectron"]) == pytest.approx(0.43638)
     assert provenance_xmp("a", "b", {"c": "d"}) == provenance_xmp("a", "b", {"c": "d"})
+
+
+def test_the_noise_profile_is_of_the_signal_that_the_file_has() -> None:
+    levels = SensorLevels(black_level=(256, 240, 260, 256), white_level=(15000, 16000, 16200, 15900))
+    noise = NoiseParameters(2.0, 3.0)
+    for color, black in zip(noise_profile(noise, levels), (256, 250, 256), strict=True):
+        range_dn = 15000 - black  # a file has one white level, and the smallest is written
+        assert color.scale * 0.5 + color.offset == pytest.approx(noise.variance_dn2(0.5 * range_dn) / range_dn**2)
 
 
 def test_baseline_exposure_undoes_the_exposure() -> None:
