@@ -2,8 +2,9 @@
 
 Both are 8-bit images. All that does not depend on place follows from how often each pair of codes occurs: PSNR, the
 curve that matches exposure and tone, and PSNR after it. SSIM is that of luma at every fourth window in both directions,
-which leaves no pixel unseen. A CPU does in compiled loops (:mod:`aura.cycle_loops`) what is written here in torch,
-which is the definition; the curve is fitted by one everywhere (:mod:`aura.tone_loops`).
+which see all pixels but for the last three rows and columns at most. A CPU does in compiled loops
+(:mod:`aura.cycle_loops`) what is written here in torch, which is the definition; the curve is fitted by one everywhere
+(:mod:`aura.tone_loops`).
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ Counts = npt.NDArray[np.int32]
 Floats = npt.NDArray[np.float32]
 
 SSIM_STRIDE: Final = 4
-"""Only every fourth window in both directions is measured; the windows still leave no pixel unseen."""
+"""Only every fourth window in both directions is measured; all pixels but the last three rows and columns are seen."""
 
 _CODES: Final = 256
 # Windows of a tile, whose rows then stay in the first cache. A lane holds every fourth column.
