@@ -19,6 +19,7 @@ FourLevels = tuple[float, float, float, float]
 Row3 = tuple[float, float, float]
 Matrix3 = tuple[Row3, Row3, Row3]
 
+_CHECKED_ISOS: Final = 200
 D65_XYZ: Final = SRGB_TO_XYZ.sum(axis=1)
 """CIE XYZ of the canonical white, luminance 1."""
 
@@ -133,6 +134,19 @@ class PolynomialNoise(BaseModel):
     gain_dn_per_electron: tuple[float, ...] = Field(min_length=1)
     read_variance_dn2: tuple[float, ...] = Field(min_length=1)
     source: str
+
+    @model_validator(mode="after")
+    def _check_signs(self) -> Self:
+        isos = np.geomspace(self.iso_min, self.iso_max, _CHECKED_ISOS)
+        polynomial = np.polynomial.polynomial.polyval
+        gain, variance = polynomial(isos, self.gain_dn_per_electron), polynomial(isos, self.read_variance_dn2)
+        wrong = isos[(gain <= 0.0) | (variance < 0.0)]
+        if wrong.size:
+            raise ValueError(
+                f"at ISO {wrong[0]:.0f} the gain is not above 0, or the read variance is below 0; mend the "
+                "coefficients, or change iso_min and iso_max"
+            )
+        return self
 
 
 class NoisePoint(BaseModel):

@@ -31,6 +31,8 @@ def _changed(**fields: object) -> SensorProfile:
         ({"lens": "50 mm"}, "lens"),
         ({"levels": ({"black_level": FOUR_WHITE, "white_level": FOUR_BLACK},)}, "below white"),
         ({"levels": ({"iso_min": 2, "iso_max": 1, "black_level": FOUR_BLACK, "white_level": FOUR_WHITE},)}, "above"),
+        ({"noise": GENERIC.noise.model_dump() | {"read_variance_dn2": (-9.0, 0.01)}}, "at ISO 100 the gain"),
+        ({"noise": GENERIC.noise.model_dump() | {"gain_dn_per_electron": (1.0, -0.001)}}, "at ISO 10.. the gain"),
         ({"levels": ({"iso_max": 200, "black_level": FOUR_BLACK, "white_level": FOUR_WHITE},)}, "no levels for ISO"),
     ],
 )
