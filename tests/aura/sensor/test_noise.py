@@ -207,6 +207,15 @@ def test_generic_noise_scales_with_the_range_of_the_camera():
     assert small.read_sigma_dn**2 == pytest.approx(0.4894 * scale**2, rel=1e-3)
 
 
+def test_every_scale_of_a_noise_that_refers_to_another_range_is_brought_to_the_camera_s():
+    fields = CANON.model_dump()
+    fields["noise"] |= {"reference_range_dn": 0.5 * CANON.levels_at(400).range_dn}
+    own, twice = noise_at(CANON, 400, 0), noise_at(type(CANON).model_validate(fields), 400, 0)
+    for name in ("system_gain_dn_per_electron", "read_sigma_dn", "row_sigma_dn", "black_offset_dn"):
+        np.testing.assert_allclose(getattr(twice, name), 2.0 * np.array(getattr(own, name)), err_msg=name)
+    assert twice.read_tukey_lambda == own.read_tukey_lambda
+
+
 def test_gopro_noise_is_that_of_its_tags():
     profile = load_profile("gopro-hero7-black")
     noise = noise_at(profile, 252, 0)
