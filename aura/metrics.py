@@ -86,8 +86,8 @@ def psnr_aligned(predicted: Tensor, truth: Tensor) -> Tensor:
     """PSNR of packed RAW after one least-squares gain per colour channel: what a photograph can tell at all.
 
     Exposure and white balance cannot be seen in a photograph. Red, green (Gr and Gb together) and blue get
-    the gain that fits the truth best over sites that are not over-exposed in the truth (below 0.99); values
-    beyond saturation are clipped, and the PSNR counts every site.
+    the gain that fits the truth best over sites that are not over-exposed in the truth (below 0.99), 1 where
+    there is none; values beyond saturation are clipped, and the PSNR counts every site.
 
     Args:
         predicted: ``(B, 4, h, w)`` normalised RAW in the order R, Gr, Gb, B.
@@ -112,13 +112,10 @@ def align_gains(predicted: Tensor, truth: Tensor) -> Tensor:
     cross = (exposed * predicted * truth).sum(dim=(2, 3))
     power = (exposed * predicted * predicted).sum(dim=(2, 3))
     channel = torch.tensor(PLANE_CHANNEL, device=predicted.device)
-    gains = torch.stack(
-        [
-            cross[:, channel == colour].sum(dim=1) / power[:, channel == colour].sum(dim=1).clamp_min(1e-12)
-            for colour in range(3)
-        ],
-        dim=1,
+    cross, power = (
+        torch.stack([part[:, channel == colour].sum(dim=1) for colour in range(3)], dim=1) for part in (cross, power)
     )
+    gains = torch.where(power > 0.0, cross / power.clamp_min(1e-12), 1.0)
     return (predicted * gains[:, channel, None, None].float()).clamp_max(1.0)
 
 

@@ -122,6 +122,17 @@ def test_alignment_ignores_overexposed_sites_and_clips_at_saturation() -> None:
     torch.testing.assert_close(aligned, truth, atol=1e-5, rtol=0)
 
 
+def test_a_colour_that_is_overexposed_everywhere_stays_as_it_is() -> None:
+    truth = noise(1, 4, 16, 16) * 0.9
+    truth[:, 1:3] = 1.0
+    predicted = (truth * torch.tensor([0.5, 0.97, 0.97, 2.0]).view(1, 4, 1, 1)).requires_grad_()
+    aligned = align_gains(predicted, truth)
+    torch.testing.assert_close(aligned[:, 1:3], predicted[:, 1:3])
+    torch.testing.assert_close(aligned[:, [0, 3]], truth[:, [0, 3]])
+    aligned.sum().backward()
+    assert bool(predicted.grad.isfinite().all())
+
+
 def test_match_tone_undoes_a_curve_per_channel() -> None:
     reference = smooth_image()
     exponents = torch.tensor([0.5, 0.8, 1.7]).view(1, 3, 1, 1)
