@@ -37,9 +37,9 @@ def noise_figure(title: str, noises: Mapping[int, NoiseParameters], range_dn: fl
         axes.loglog(signal, _share(noise, signal, range_dn), label=f"ISO {iso}")
     for ratio in (1, 10, 100):
         axes.loglog(signal, signal / ratio, color="0.8", linewidth=0.8, zorder=0)
-        axes.annotate(f"SNR {ratio}", (1.0, 1.0 / ratio), color="0.5", fontsize=8, ha="right", va="bottom")
+        axes.annotate(f" SNR {ratio}", (1.0, 1.0 / ratio), color="0.5", fontsize=8, ha="left", va="center")
     axes.set(xlabel="signal, share of saturation", ylabel="noise (1 sigma), share of saturation", title=title)
-    axes.set_ylim(top=0.3)
+    axes.set_xlim(_LEAST_SIGNAL, 3.0)  # room for the words beside the ends of the lines
     axes.grid(visible=True, which="major", alpha=0.3)
     axes.legend()
     return figure
