@@ -337,14 +337,20 @@ def storage_options(scheme: str, *, asynchronous: bool = False) -> dict[str, Any
 
     For S3: ``AWS_ENDPOINT_URL`` (or ``AWS_ENDPOINT_URL_S3``), ``AWS_ACCESS_KEY_ID``, ``AWS_SECRET_ACCESS_KEY``,
     ``AWS_SESSION_TOKEN``, ``AWS_REGION``. What is not set is left to botocore's own search (profiles, roles).
+
+    Raises:
+        InvalidInputError: the endpoint is no URL.
     """
     options: dict[str, Any] = {"asynchronous": True} if asynchronous else {}
     if scheme not in {"s3", "s3a"}:
         return options
     environment = os.environ
+    endpoint = environment.get("AWS_ENDPOINT_URL_S3") or environment.get("AWS_ENDPOINT_URL")
+    if endpoint and not re.match(r"https?://[^/]", endpoint):
+        raise InvalidInputError("AWS_ENDPOINT_URL is no URL; expected one such as http://127.0.0.1:8333.")
     region = environment.get("AWS_REGION") or environment.get("AWS_DEFAULT_REGION")
     named = {
-        "endpoint_url": environment.get("AWS_ENDPOINT_URL_S3") or environment.get("AWS_ENDPOINT_URL"),
+        "endpoint_url": endpoint,
         "key": environment.get("AWS_ACCESS_KEY_ID"),
         "secret": environment.get("AWS_SECRET_ACCESS_KEY"),
         "token": environment.get("AWS_SESSION_TOKEN"),
@@ -368,7 +374,10 @@ def _file_system(scheme: str, *, asynchronous: bool = False) -> Any:
 @lru_cache(maxsize=32)
 def _cached_file_system(process: int, scheme: str, options: str) -> Any:  # noqa: ARG001  # none may cross a fork
     # fsspec's own cache makes one for each thread, with connections of its own
-    return fsspec.filesystem(scheme, skip_instance_cache=True, **json.loads(options))
+    try:
+        return fsspec.filesystem(scheme, skip_instance_cache=True, **json.loads(options))
+    except (ImportError, TypeError) as error:  # its library is missing, or it asks for more than a URL
+        raise InvalidInputError(f"{scheme}:// cannot be used here: {error}. Use a path or an s3:// URL.") from error
 
 
 def _list_s3(location: Location) -> Iterator[tuple[str, int]]:

@@ -174,6 +174,19 @@ def test_a_storage_that_does_not_answer_is_told_so(s3_environment: S3Server, mon
         locate(f"s3://{s3_environment.bucket}/x").check_reachable()
 
 
+@pytest.mark.parametrize(
+    ("endpoint", "url", "said"),
+    [
+        ("127.0.0.1:8333", "s3://bucket/there", "AWS_ENDPOINT_URL is no URL"),
+        ("http://127.0.0.1:8333", "smb://host/there", "smb:// cannot be used here"),
+    ],
+)
+def test_what_cannot_be_opened_is_told_so(endpoint: str, url: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+    with pytest.raises(InvalidInputError, match=said):
+        locate(url).read()
+
+
 def test_credentials_are_blotted_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hush")
     said = without_credentials("sent hush to https://user:pass@host/x?X-Amz-Signature=ab12&y=1.")
