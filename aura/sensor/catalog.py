@@ -58,7 +58,11 @@ def _load_file(path: Path) -> SensorProfile:
     except FileNotFoundError as error:
         raise MissingFileError(f"No camera profile at {path}. Check the path.") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InvalidInputError(f"{path} is not YAML: {error}") from error
+        mark = getattr(error, "problem_mark", None)
+        line = f" at line {mark.line + 1}" if mark is not None else ""
+        raise InvalidInputError(
+            f"{path} is not valid YAML{line}; `aura cameras show NAME --yaml` prints a profile to copy."
+        ) from error
     try:
         return SensorProfile.model_validate(fields)
     except ValidationError as error:
