@@ -61,7 +61,7 @@ from storage.ingest import ingest
 from storage.lease import Lease, hold
 from storage.plan import PlanSummary, plan_shards, write_plan
 from storage.recipe import AnnotationSource, Gates, Recipe
-from storage.versions import Version, list_versions, publish, read_version
+from storage.versions import Version, check_tag, list_versions, publish, read_version
 
 _PICTURED_SAMPLES: Final = 6
 
@@ -167,6 +167,8 @@ def factory(
     started = time.perf_counter()
     use_configured_block()
     checked = check(recipe, dataset)
+    if tag is not None:
+        check_tag(checked.dataset_url, tag)
     waiting = get_run_logger().info
     with hold(checked.dataset_url, wait=wait, on_wait=lambda holder: waiting("Waiting for %s", holder)) as lease:
         made, changes = prepare(checked, lease, retry_rejects=retry_rejects)

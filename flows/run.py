@@ -11,7 +11,7 @@ from flows.runner import build_runner, parse_cluster, require_cluster
 from flows.server import configured_api_url, prefect_server
 from storage.lease import live_holder, require_free
 from storage.recipe import Recipe
-from storage.versions import tag_version
+from storage.versions import check_tag, tag_version
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,8 @@ def run_factory(recipe: Recipe, dataset_url: str, settings: RunSettings) -> Fini
     cluster = parse_cluster(settings.cluster)
     use_configured_block()
     checked = check(recipe, dataset_url)
+    if settings.tag is not None:
+        check_tag(checked.dataset_url, settings.tag)
     if not settings.retry_rejects and (done := finished(checked)):
         if settings.tag:
             tag_version(done.dataset_url, done.version, settings.tag)

@@ -333,6 +333,20 @@ def _collect(dataset: Dataset, gone: Collection[str]) -> tuple[PublishedShard, .
         return tuple(pool.map(lambda shard: describe_shard(dataset, shard, gone), dataset.committed_shards()))
 
 
+def check_tag(dataset_url: str | Location, tag: str) -> None:
+    """Check, before any work, that a tag can be given to the latest version or to a next one.
+
+    Raises:
+        InvalidInputError: the tag is no name.
+        DatasetConflictError: the tag names an older version.
+        StorageError: the storage refused.
+    """
+    location = locate(dataset_url)
+    named = _tagged(location, tag)
+    if named is not None and named != max(list_versions(location)):
+        raise _tag_taken(location, tag, named)
+
+
 def _sample_names(dataset: Dataset, shards: Sequence[PublishedShard]) -> dict[int, SampleName]:
     columns = ["index", "sample_id", "source_uri", "source_member"]
 
