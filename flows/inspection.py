@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow.compute as pc
 from PIL import Image
 
-from aura.errors import EmptyCorpusError
+from aura.errors import EmptyCorpusError, InvalidInputError
 from flows.console import say, say_pairs, say_table
 from flows.quality import Quality, measure_quality, quality_row
 from storage.dataset import Dataset, open_dataset
@@ -17,6 +17,7 @@ from storage.versions import list_tags, list_versions, read_version, resolve_ver
 
 _PICTURED_SAMPLES = 8
 _PICTURE_SIDE_PX = 320
+_PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
 
 def inspect_dataset(url: str, version: str | None, picture: Path | None) -> None:
@@ -97,6 +98,8 @@ def _write_picture(dataset: Dataset, quality: Quality | None, picture: Path) -> 
 
     if quality is None or not quality.samples.num_rows:
         raise EmptyCorpusError(f"{dataset.location.url} has no sample to picture yet; run its synthesis first.")
+    if picture.suffix.lower() not in _PICTURE_SUFFIXES:
+        raise InvalidInputError(f"{picture} has no picture's ending; expected {', '.join(_PICTURE_SUFFIXES)}.")
     pictured = triptychs(dataset, choose_rows(candidates(quality.samples), _PICTURED_SAMPLES))
     picture.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(contact_sheet(pictured, _PICTURE_SIDE_PX)).save(picture)
