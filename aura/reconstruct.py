@@ -105,7 +105,7 @@ class Reconstructor:
             MissingFileError: no file at ``weights``.
             WeightsError: the file is not AURA's.
         """
-        place = _choose_device(device)
+        place = choose_device(device)
         if method not in METHODS:
             raise InvalidInputError(f"Method is {method!r}; expected one of {', '.join(METHODS)}.")
         if method != "aura":
@@ -311,7 +311,12 @@ def fold_batch_norms(model: Aura) -> Aura:
     return model
 
 
-def _choose_device(device: str) -> torch.device:
+def choose_device(device: str) -> torch.device:
+    """Return the device that is meant by auto, cpu, cuda or cuda:N.
+
+    Raises:
+        InvalidInputError: it is none of these, or PyTorch finds no such GPU.
+    """
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

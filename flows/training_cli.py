@@ -14,7 +14,9 @@ Data = Annotated[
     Path, typer.Option(envvar="AURA_DATA", help="Folder with the measuring and training data.", show_default=True)
 ]
 Weights = Annotated[Path | None, typer.Option(help="Weights (safetensors) instead of the released ones.")]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N.")]
+Device = Annotated[
+    str | None, typer.Option(show_default="cpu", help="cpu, cuda, cuda:N, or auto for a GPU if there is one.")
+]
 
 
 def add_training_commands(commands: typer.Typer) -> None:

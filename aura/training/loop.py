@@ -25,6 +25,7 @@ from torch import nn
 from aura.nets.aura import Aura
 from aura.nets.context import ContextEncoder
 from aura.perceptual import Lpips
+from aura.reconstruct import choose_device
 from aura.training.batches import STAGE_CODE, Sources, load_sources, pair_batches, validation_batches, view_pool
 from aura.training.checkpoint import State, begin, optimizer, restore, save_checkpoint, save_weights
 from aura.training.configuration import Progress, Stage, TrainConfig
@@ -52,9 +53,11 @@ def train(config: TrainConfig, on_progress: Callable[[Progress], None] | None = 
     The same configuration gives the same weights however often it was interrupted (on one machine and thread count).
 
     Raises:
-        InvalidInputError: ``config.out`` holds a checkpoint of another configuration, or the stages do not fit.
+        InvalidInputError: ``config.out`` holds a checkpoint of another configuration, the stages do not fit, or there
+            is no such device.
         MissingFileError: nothing to train from.
     """
+    config = config.model_copy(update={"device": str(choose_device(config.device))})
     config.out.mkdir(parents=True, exist_ok=True)
     sources, held_out = load_sources(config)
     judge = Judge(validation_batches(held_out, config), config.device)
