@@ -112,7 +112,7 @@ def require_cluster(cluster: Cluster) -> None:
         ) from None
     if not workers:
         raise SchedulerError(
-            f"The Dask scheduler at {cluster.address} has no workers; start some with 'dask worker {cluster.address}'."
+            f"The Dask scheduler at {cluster.address} has no workers; start some with 'aura worker {cluster.address}'."
         )
 
 

@@ -2,12 +2,14 @@
 # ruff: noqa: PLC0415 -- imports of a command happen when it runs, so that help is there at once
 
 import os
+import re
 import signal
 import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from aura.errors import InvalidInputError
 from flows.console import command, quiet, say, say_pairs
 
 if TYPE_CHECKING:
@@ -74,6 +76,8 @@ def worker(
     """
     from flows.runner import GPU, SHARDS_IN_HAND, usable_cpus, worker_environment
 
+    if not re.fullmatch(r"\w+://.+:\d+/?", scheduler):
+        raise InvalidInputError(f"{scheduler!r} is no scheduler's address; expected one such as tcp://host:8786.")
     options = ["--nworkers", str(workers), "--nthreads", str(SHARDS_IN_HAND), "--memory-limit", "0"]
     if gpu:
         options += ["--resources", f"{GPU}=1"]
