@@ -10,6 +10,7 @@ at any moment: the same command goes on at the last checkpoint.
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from rich.console import Console
@@ -87,4 +88,5 @@ if __name__ == "__main__":
     try:
         main()
     except AuraError as error:
-        raise SystemExit(f"detect: {error}") from error
+        print(f"detect: {error}", file=sys.stderr)
+        sys.exit(2)
