@@ -7,7 +7,7 @@ import hashlib
 import inspect
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
@@ -173,8 +173,8 @@ class Recipe(_Part):
         weights: weights file of the method; None takes the released ones.
         shard_size: samples in one storage object and one task.
         codec: how the RAW is compressed, always without loss: ``pcodec`` takes the least room and is read by
-            zarr-python, xarray and Rust's zarrs; ``zstd`` and ``lz4`` (Blosc) take a tenth more, decode faster, and are
-            read by every Zarr v3 library, tensorstore and zarr.js included.
+            zarr-python, xarray and Rust's zarrs; ``zstd`` and ``lz4`` (Blosc) take up to a tenth and a sixth more,
+            decode faster, and are read by every Zarr v3 library, tensorstore and zarr.js included.
         keep_srgb: whether the source pixels are stored beside the RAW.
         seed: everything drawn follows from it.
         limits: which source images are refused.
@@ -241,7 +241,8 @@ def load_recipe(path: str | Path | None = None, overrides: Mapping[str, Any] | N
         return Recipe.model_validate(values)
     except ValidationError as error:
         source = f"Recipe {path}" if path is not None else "Recipe"
-        raise RecipeError(f"{source}: " + "; ".join(_explain(problem) for problem in error.errors()) + ".") from error
+        said = "; ".join(dict.fromkeys(_explain(problem, values) for problem in _told_once(error.errors())))
+        raise RecipeError(f"{source}: {said}{'' if said.endswith('?') else '.'}") from error
 
 
 def differing_fields(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
@@ -279,7 +280,17 @@ def _lay(values: dict[str, Any], key: str, value: Any) -> None:
     values[last] = value
 
 
-def _explain(problem: Any) -> str:
+def _told_once(problems: Sequence[Any]) -> list[Any]:
+    """Leave out what pydantic says of each form that ISO may have, when one of them says it all."""
+    of_iso = [problem for problem in problems if problem["loc"][0] == "iso"]
+    telling = [problem for problem in of_iso if problem["type"] == "value_error"][:1]
+    return [problem for problem in problems if problem not in of_iso or not telling or problem in telling]
+
+
+def _explain(problem: Any, values: Mapping[str, Any]) -> str:
+    if problem["loc"][0] == "iso" and problem["type"] != "value_error":
+        expected = "expected a positive whole number, or an ascending range of two such as [100, 6400]"
+        return f"field 'iso' is {values['iso']!r}: {expected}"
     location = [part for part in problem["loc"] if isinstance(part, str) and "[" not in part]
     field = ".".join(location) or "the whole"
     if problem["type"] == "extra_forbidden":
