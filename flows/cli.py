@@ -1,6 +1,7 @@
 """The command line, ``aura``. Imports of a command happen when it runs, so that help is there at once."""
 # ruff: noqa: PLC0415 -- see above: torch and Prefect take seconds to import
 
+import inspect as introspection
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -31,12 +32,6 @@ commands = typer.Typer(
     epilog="Exit codes: 0 done; 1 done, but some photographs could not be used (reconstruct); 2 refused, and one "
     "sentence says why.",
 )
-commands.add_typer(cameras_app, name="cameras")
-commands.add_typer(export_app, name="export")
-add_store_commands(commands)
-add_training_commands(commands)
-add_server_commands(commands)
-
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show the log of Prefect and Dask.")]
 Cluster = Annotated[
     str,
@@ -60,36 +55,67 @@ Weights = Annotated[Path | None, typer.Option(help="Weights (safetensors) instea
 def synthesize(
     corpus: Annotated[str, typer.Argument(help="Photographs: a folder, s3:// prefix, tar, Parquet file, or a list.")],
     dataset: Annotated[str, typer.Argument(help="Where to put the dataset: a folder or s3:// prefix.")],
-    recipe: Annotated[Path | None, typer.Option(help="Recipe (YAML); the options below are laid over it.")] = None,
-    canvas: Annotated[str | None, typer.Option(help="Size of a sample: SIDE or HEIGHTxWIDTH, multiples of 16.")] = None,
+    recipe: Annotated[
+        Path | None, typer.Option(help="Recipe (YAML) in place of the defaults; the options below are laid over it.")
+    ] = None,
+    canvas: Annotated[
+        str | None,
+        typer.Option(
+            show_default="512", help="Size of a sample in pixels of the mosaic: SIDE or HEIGHTxWIDTH, multiples of 16."
+        ),
+    ] = None,
     mode: Annotated[
-        Literal["tile", "fit"] | None, typer.Option(help="tile cuts photographs into samples, fit shrinks them.")
+        Literal["tile", "fit"] | None,
+        typer.Option(show_default="tile", help="tile cuts photographs into samples, fit shrinks them."),
     ] = None,
     camera: Annotated[
-        list[str] | None, typer.Option(help="Camera name or profile file; repeat it to draw among several.")
+        list[str] | None,
+        typer.Option(
+            show_default="canon-eos-5d-mark-iv",
+            help="Camera name (see aura cameras) or profile file; repeat it to draw among several.",
+        ),
     ] = None,
-    iso: Annotated[str | None, typer.Option(help="ISO, or a range such as 100-6400 to draw from.")] = None,
+    iso: Annotated[
+        str | None,
+        typer.Option(show_default="100-6400", help="ISO, or a range to draw each sample's from, evenly in stops."),
+    ] = None,
     noise: Annotated[
         Literal["stored", "on_read", "none"] | None,
-        typer.Option(help="Add noise to the RAW, leave it to the reader (fresh in every epoch), or none."),
+        typer.Option(
+            show_default="stored", help="Add noise to the RAW, leave it to the reader (fresh in every epoch), or none."
+        ),
     ] = None,
     noise_model: Annotated[
-        Literal["calibrated", "generic"] | None, typer.Option(help="The camera's own noise, or one for any camera.")
+        Literal["calibrated", "generic"] | None,
+        typer.Option(show_default="calibrated", help="The camera's own noise, or one for any camera."),
     ] = None,
     method: Annotated[
-        Literal["aura", "upi", "linearise"] | None, typer.Option(help="The inverse ISP; the last two are classical.")
+        Literal["aura", "upi", "linearise"] | None,
+        typer.Option(show_default="aura", help="The inverse ISP; the last two are classical."),
     ] = None,
     weights: Weights = None,
-    shard_size: Annotated[int | None, typer.Option(help="Samples in one object, which is one task.")] = None,
-    codec: Annotated[Literal["zstd", "lz4", "pcodec"] | None, typer.Option(help="Lossless compression.")] = None,
-    keep_srgb: Annotated[
-        bool | None, typer.Option("--keep-srgb/--no-keep-srgb", help="Store the source pixels beside the RAW.")
+    shard_size: Annotated[
+        int | None, typer.Option(show_default="64", help="Samples in one object, which is one task.")
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Everything that is drawn follows from it.")] = None,
+    codec: Annotated[
+        Literal["zstd", "lz4", "pcodec"] | None,
+        typer.Option(show_default="pcodec", help="Lossless compression; pcodec is smallest, the others decode faster."),
+    ] = None,
+    keep_srgb: Annotated[
+        bool | None,
+        typer.Option(
+            "--keep-srgb/--no-keep-srgb", show_default="keep-srgb", help="Store the source pixels beside the RAW."
+        ),
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(show_default="0", help="Everything that is drawn follows from it.")
+    ] = None,
     min_psnr: Annotated[
         float | None, typer.Option(help="Gate: least mean cycle PSNR in dB, exposure and tone matched.")
     ] = None,
-    max_rejects: Annotated[float | None, typer.Option(help="Gate: greatest share of rejected sources, 0 to 1.")] = None,
+    max_rejects: Annotated[
+        float | None, typer.Option(show_default="0.5", help="Gate: greatest share of rejected sources, 0 to 1.")
+    ] = None,
     column: Annotated[
         str | None, typer.Option(help="Column of images or URIs in Parquet and CSV; found if left out.")
     ] = None,
@@ -107,7 +133,11 @@ def synthesize(
     ] = None,
     shard_deadline: Annotated[
         float | None,
-        typer.Option(metavar="SECONDS", help="Make a shard that takes longer elsewhere too; ten times the usual."),
+        typer.Option(
+            min=1.0,
+            metavar="SECONDS",
+            help="Make a shard that takes longer elsewhere too; ten times the usual if left out.",
+        ),
     ] = None,
     keep_server: KeepServer = False,
     wait: Annotated[bool, typer.Option("--wait", help="Wait while another run writes the dataset.")] = False,
@@ -293,12 +323,35 @@ def _settings(pairs: list[str]) -> dict[str, Any]:
     return values
 
 
+def _unwrap_help(app: typer.Typer) -> None:
+    """Let paragraphs of help flow as wide as the terminal, whatever the lines of the docstrings they come from."""
+    for each in app.registered_commands:
+        text = introspection.cleandoc((each.callback and each.callback.__doc__) or "")
+        each.help = "\n\n".join(" ".join(paragraph.split()) for paragraph in text.split("\n\n"))
+
+
+# after the commands above, so that help begins with what people come for
+add_store_commands(commands)
+add_training_commands(commands)
+add_server_commands(commands)
+commands.add_typer(cameras_app, name="cameras")
+commands.add_typer(export_app, name="export")
+for group in (commands, cameras_app, export_app):
+    _unwrap_help(group)
+
+
 def app() -> None:
     """Run the command line; an error raised on purpose becomes one sentence and exit code 2."""
     try:
         commands()
     except AuraError as error:
         refuse(str(error))
+        sys.exit(REFUSED)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        said = (error.strerror or type(error).__name__).lower()
+        refuse(f"Cannot use {error.filename}: {said}. Check the path, or choose another place.")
         sys.exit(REFUSED)
 
 

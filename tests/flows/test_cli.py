@@ -10,10 +10,13 @@ import numpy as np
 import psutil
 import pytest
 from PIL import Image
+from typer.main import get_command
 
+from flows.cli import commands
 from flows.demo import PHOTOGRAPHS, run_demo
 from flows.run import RunSettings
 from flows.server import Server
+from storage.recipe import Recipe
 from storage.status import read_status
 from storage.versions import list_versions, read_version
 from tests.conftest import S3Server, wait_until
@@ -30,6 +33,17 @@ def test_every_command_explains_itself(
 ) -> None:
     assert aura(*command, "--help") == 0
     assert "Usage: aura" in " ".join(capsys.readouterr().out.split())
+
+
+def test_the_defaults_that_help_shows_are_the_recipes() -> None:
+    options = {each.name: each.show_default for each in get_command(commands).commands["synthesize"].params}  # type: ignore[attr-defined]  # typer's own classes
+    recipe = Recipe(corpus="photographs")
+    assert (options["canvas"], options["mode"]) == (str(recipe.canvas.height), recipe.canvas.mode)
+    assert (options["camera"], options["iso"]) == (" ".join(recipe.cameras), "-".join(map(str, recipe.iso)))  # type: ignore[arg-type]  # a range
+    assert (options["noise"], options["noise_model"]) == (recipe.noise, recipe.noise_model)
+    assert (options["method"], options["codec"], options["keep_srgb"]) == (recipe.method, recipe.codec, "keep-srgb")
+    assert (options["shard_size"], options["seed"]) == (str(recipe.shard_size), str(recipe.seed))
+    assert options["max_rejects"] == str(recipe.gates.max_reject_fraction)
 
 
 def test_help_does_not_wait_for_heavy_imports() -> None:
@@ -55,6 +69,8 @@ REFUSALS: dict[str, tuple[tuple[str, ...], str]] = {
     "an unknown camera": (("{corpus}", "{tmp}/out", "--camera", "nikon-d85"), "nikon-d850"),
     "an ISO the camera has not": (("{corpus}", "{tmp}/out", "--iso", "50-100"), "ISO 50"),
     "an ISO that is none": (("{corpus}", "{tmp}/out", "--iso", "fast"), "expected a value or a range"),
+    "an ISO of nothing": (("{corpus}", "{tmp}/out", "--iso", "0"), r"^Recipe: field 'iso' is 0: expected a positive"),
+    "a tag that is none": (("{corpus}", "{tmp}/out", "--tag", "a b"), "is no tag"),
     "a canvas that is none": (("{corpus}", "{tmp}/out", "--canvas", "100x100"), "multiple of 16"),
     "no noise calibration": (("{corpus}", "{tmp}/out", "--camera", "nikon-d750"), "generic"),
     "weights that are not there": (("{corpus}", "{tmp}/out", "--method", "aura", "--weights", "{tmp}/w"), "No weights"),
