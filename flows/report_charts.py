@@ -220,6 +220,8 @@ def _apart(ticks: Sequence[Tick]) -> tuple[Tick, ...]:
     """Keep the ticks that lie on the axis and not too near the one before."""
     kept: list[Tick] = []
     for tick in ticks:
-        if -0.01 <= tick.at <= 100.01 and (not kept or tick.at - kept[-1].at >= _TICK_GAP):
+        # the words of a tick at an end lie to one side of it, not around it (see report.html)
+        gap = 1.5 * _TICK_GAP if tick.at > 94 or (kept and kept[-1].at < 6) else _TICK_GAP
+        if -0.01 <= tick.at <= 100.01 and (not kept or tick.at - kept[-1].at >= gap):
             kept.append(Tick(round(tick.at, 2), tick.text))
     return tuple(kept)
