@@ -108,7 +108,7 @@ def test_a_bad_file_names_the_field(tmp_path: Path):
     with pytest.raises(InvalidInputError, match=r"bit_depth.*whitelevel"):
         load_profile(path)
     path.write_text("- [")
-    with pytest.raises(InvalidInputError, match="not YAML"):
+    with pytest.raises(InvalidInputError, match="is not valid YAML"):
         load_profile(path)
     path.write_text("just text")
     with pytest.raises(InvalidInputError, match="not a camera profile"):
