@@ -105,8 +105,8 @@ def tell(run: FinishedRun) -> None:
     else:
         rate = result.pixels / 1e6 / result.seconds if result.seconds else 0.0
         say(
-            f"Done in {result.seconds:.0f} s: {result.shards_made} shard{'s' * (result.shards_made != 1)} made, {result.shards_found} found made, "
-            f"{rate:.2f} megapixels of RAW a second."
+            f"Done in {result.seconds:.0f} s: {result.shards_made} shard{'s' * (result.shards_made != 1)} made, "
+            f"{result.shards_found} found made, {rate:.2f} megapixels of RAW a second."
         )
         if result.changes:
             say(f"{result.changes[0].upper()}{result.changes[1:]}.")
