@@ -6,7 +6,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Final
+from typing import Any, Final
 
 import imagecodecs
 import numpy as np
@@ -137,7 +137,7 @@ def to_srgb(pixels: Pixels, colours: Colours, mode: str) -> npt.NDArray[np.uint8
     if colours.icc is not None:
         if mode != "GRAY":
             return _transformed(pixels, colours.icc, mode, colours.name)
-        greys: Pixels = np.arange(np.iinfo(pixels.dtype).max + 1).astype(pixels.dtype)[None]
+        greys: Any = np.arange(np.iinfo(pixels.dtype).max + 1).astype(pixels.dtype)[None]
         if colours.icc[_ICC_SPACE] == b"RGB ":  # chunks and code points speak of RGB, of grey too
             greys, mode = np.repeat(greys[..., None], 3, axis=-1), "RGB"
         table: npt.NDArray[np.uint8] = _transformed(greys, colours.icc, mode, colours.name)[0]
