@@ -2,9 +2,13 @@
 
 import os
 from typing import Final
+from uuid import UUID
 
 import httpx
 from prefect import flow, get_run_logger
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import StateType
+from prefect.exceptions import PrefectException
 
 from aura.errors import AuraError, InvalidInputError
 from flows.server import configured_api_url, ui_url_of
@@ -28,6 +32,8 @@ class NotificationError(AuraError, ConnectionError):
 def notify(subject: str, message: str, page: str = "") -> None:
     """Post ``{"text", "subject", "message", "link"}`` as JSON; without a webhook, leave it in the log of this run.
 
+    Who cancels a run need not be told that it ended, which its process may yet report as a crash.
+
     Args:
         subject: which run it is about.
         message: what happened, and what to do.
@@ -37,6 +43,9 @@ def notify(subject: str, message: str, page: str = "") -> None:
         InvalidInputError: the webhook is no http address.
         NotificationError: it did not take the message.
     """
+    if _was_cancelled(page):
+        get_run_logger().info("%s was cancelled, so nobody is told that it ended.", subject)
+        return
     link = f"{ui_url_of(configured_api_url() or '')}/{page}" if page else ""
     text = "\n".join(part for part in (f"*{subject}*", message, link) if part)
     address = os.environ.get(WEBHOOK_VARIABLE)
@@ -53,3 +62,15 @@ def notify(subject: str, message: str, page: str = "") -> None:
     if answer.is_error:  # not raise_for_status: that would put the address into the log
         raise NotificationError(f"The webhook refused the message with status {answer.status_code}.")
     get_run_logger().info("Told: %s", subject)
+
+
+def _was_cancelled(page: str) -> bool:
+    kind, _, run = page.removeprefix("runs/").partition("/")
+    if kind != "flow-run":
+        return False
+    try:
+        with get_client(sync_client=True) as client:
+            states = client.read_flow_run_states(UUID(run))
+    except (ValueError, httpx.HTTPError, PrefectException):  # rather tell once too often
+        return False
+    return any(state.type in {StateType.CANCELLING, StateType.CANCELLED} for state in states)

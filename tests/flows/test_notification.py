@@ -4,6 +4,8 @@ import socket
 
 import httpx
 import pytest
+from prefect.client.orchestration import get_client
+from prefect.states import Cancelling, Crashed
 
 from aura.errors import InvalidInputError
 from flows.notification import WEBHOOK_VARIABLE, NotificationError, notify
@@ -33,3 +35,19 @@ def test_a_webhook_that_fails_is_not_named(
         once(**message)
     said = [httpx.post(f"{server.api_url}/{what}/filter", json={}).text for what in ("flow_runs", "logs")]
     assert not [text for text in (*said, caplog.text) if SECRET in text]
+
+
+@pytest.mark.usefixtures("server")
+def test_who_cancelled_a_run_is_not_told_that_its_process_was_ended(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.delenv(WEBHOOK_VARIABLE, raising=False)
+    with get_client(sync_client=True) as client:
+        for states, told in (((Cancelling, Crashed), False), ((Crashed,), True)):
+            run = client.create_flow_run(notify, parameters={"subject": "a", "message": "b"}).id
+            for state in states:
+                client.set_flow_run_state(run, state(), force=True)
+            caplog.clear()
+            notify("night", "Execution was aborted by a termination signal.", f"runs/flow-run/{run}")
+            assert ("nobody is told: *night*" in caplog.text) == told
+            assert ("night was cancelled" in caplog.text) == (not told)
