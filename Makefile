@@ -47,7 +47,7 @@ bench-schedule: $(STAMP)  ## let cron start the nightly run twice; writes benchm
 	$(BIN)/python -m benchmarks.schedule
 
 bench-factory: $(STAMP)  ## megapixels per second from JPEG on S3 to a dataset on S3, beside the network alone and a plain loop
-	$(BIN)/python benchmarks/factory.py
+	PYTHONPATH=$(CURDIR) $(BIN)/python benchmarks/factory.py
 
 bench-reader: $(STAMP) build/peers/.installed  ## crops per second beside litdata, mosaicml-streaming and webdataset, on disk and S3
 	PYTHONPATH=$(CURDIR):$(CURDIR)/build/peers $(BIN)/python benchmarks/reader.py
