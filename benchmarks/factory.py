@@ -124,7 +124,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--corpus", type=Path, default=data / "srgb" / "photos", help="folder of JPEG files")
     parser.add_argument("--photographs", type=int, default=16, help="how many of them, by name")
-    parser.add_argument("--rounds", type=int, default=3, help="readings of each contender, in turns")
+    parser.add_argument("--rounds", type=int, default=5, help="readings of each contender, in turns")
     parser.add_argument("--make", help=argparse.SUPPRESS)
     return parser.parse_args()
 
@@ -134,7 +134,7 @@ def _protocol(files: int, corpus: Corpus, rounds: int) -> str:
         f"{files} JPEG files (AURA_DATA/srgb/photos) on a SeaweedFS server on the same machine, whose CPU time counts; "
         "default recipe: 512x512 tiles, camera and ISO drawn, calibrated noise, source pixels kept, LPIPS on "
         f"{100 * corpus.dataset.recipe.lpips_share:g} % of the samples, pcodec. Contenders in one process with "
-        f"{THREADS} threads, float32, allocator settings of the product's workers, in turns, {rounds} rounds after one "
+        f"{THREADS} threads, float32, allocator settings of the product's workers, in turns, {rounds} rounds, another first in each, after one "
         "that does not count; values are medians. factory: each shard from plan to commit, by the function that Dask "
         f"calls, {SHARDS_IN_HAND} shards in hand as on a worker, the older one first. network_alone: the network on "
         "the same photographs, decoded beforehand, nothing else; the fastest of network_on_tiles (the factory's "
@@ -268,8 +268,11 @@ def _rates_in_turns(
 ) -> dict[str, list[float]]:
     """Megapixels per second of each contender in each round; the first round is not counted."""
     rates: dict[str, list[float]] = {name: [] for name in contenders}
+    names = list(contenders)
     for turn in range(rounds + 1):
-        for name, work in contenders.items():
+        first = turn % len(names)  # another in each round: what one leaves to do, the next has to pay for
+        for name in names[first:] + names[:first]:
+            work = contenders[name]
             started = time.perf_counter()
             work()
             rate = pixels / 1e6 / (time.perf_counter() - started)
