@@ -107,10 +107,11 @@ def test_many_samples_take_few_more_calls_than_one(tmp_path: Path, by_torch: Cal
     by_torch()
     inverse = replace(Reconstructor.load(device="cpu"), passes=replace(ON_CPU, whole_pixels=2**20))
     started = []
-    for wanted in (rows[:1], rows):
+    for wanted in (rows[:1], rows[:1], rows):  # the first time, tables are made that are kept
         pieces = sample.begin(sample.cut(wanted, photograph), inverse)
         with torch.inference_mode(), Calls() as calls:
             assert len(sample.make_pieces(pieces, dataset)) == len(wanted)
         started.append(calls.started)
     assert len(rows) == 12
-    assert started[1] < 2 * started[0]
+    _, one, twelve = started
+    assert twelve < 1.1 * one
