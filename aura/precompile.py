@@ -27,15 +27,7 @@ def precompile() -> None:
     with torch.inference_mode():
         light = Reconstructor.load(device="cpu").canonical(np.zeros((_SIDE, _SIDE, 3), np.uint8))[0]
         capture = draw_capture(load_profile("generic"), iso=100, seed=0)
-        levels = capture.profile.levels_at(capture.iso)
-        frame = FrameFacts(
-            levels.black_level,
-            levels.white_level,
-            capture.profile.cfa_pattern,
-            capture.wb_gains,
-            capture.camera_to_srgb,
-        )
-        rendition = render_raw(simulate(light, capture), frame)
+        rendition = render_raw(simulate(light, capture), FrameFacts.of(capture))
         cycle_quality(torch.zeros_like(rendition.codes), rendition.codes, None)
         if capture.noise is not None:
             add_noise(torch.zeros(4, _SIDE // 2, _SIDE // 2), capture.noise, seed=0)

@@ -21,6 +21,7 @@ from aura.bayer import CfaPattern, cfa_sites
 from aura.compiled import compiled, loops_take
 from aura.errors import InvalidInputError
 from aura.isp import NEAR_SATURATION, code_table, render_codes
+from aura.sensor.simulate import Capture
 
 Floats = npt.NDArray[np.float32]
 
@@ -62,6 +63,18 @@ class FrameFacts:
     cfa_pattern: CfaPattern
     wb_gains: Sequence[float]
     camera_to_srgb: Sequence[Sequence[float]]
+
+    @classmethod
+    def of(cls, capture: Capture) -> FrameFacts:
+        """What the camera of a simulated exposure would note."""
+        levels = capture.profile.levels_at(capture.iso)
+        return cls(
+            levels.black_level,
+            levels.white_level,
+            capture.profile.cfa_pattern,
+            capture.wb_gains,
+            capture.camera_to_srgb,
+        )
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,7 @@
-"""The curve of :func:`aura.metrics.fit_tone` from pairs of codes, compiled: every sample's metrics need three."""
+"""The curve of :func:`aura.metrics.fit_tone` from pairs of codes, compiled: every sample's metrics need three.
+
+SciPy, which the definition asks, takes twenty times as long, most of it with the interpreter locked.
+"""
 
 from __future__ import annotations
 

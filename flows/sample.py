@@ -146,7 +146,7 @@ def make_pieces(pieces: Sequence[Piece], dataset: Dataset) -> list[Sample]:
     ]
     made: dict[int, Sample] = {}
     for members in _alike(exposures):
-        made |= zip(members, make_alike([exposures[member] for member in members], dataset), strict=True)
+        made |= zip(members, _make_alike([exposures[member] for member in members], dataset), strict=True)
     return [made[member] for member in range(len(exposures))]
 
 
@@ -159,13 +159,13 @@ def _alike(exposures: Sequence[Exposure]) -> list[list[int]]:
     return list(together.values())
 
 
-def make_alike(exposures: Sequence[Exposure], dataset: Dataset) -> list[Sample]:
+def _make_alike(exposures: Sequence[Exposure], dataset: Dataset) -> list[Sample]:
     """Make the RAW of exposures of one shape and CFA pattern, and measure each against its pixels."""
     recipe, device = dataset.recipe, exposures[0].light.device
     with torch.inference_mode():
         captures = [_stored(exposure.capture, recipe) for exposure in exposures]
         raws = simulate_batch([exposure.light for exposure in exposures], captures)
-        seen = render_raw_batch(raws, [_frame_facts(capture) for capture in captures])
+        seen = render_raw_batch(raws, [FrameFacts.of(capture) for capture in captures])
         sources = [torch.from_numpy(exposure.pixels).permute(2, 0, 1).contiguous() for exposure in exposures]
         metrics = [
             perceptual_metric(device) if needs_lpips(exposure.row["sample_id"], recipe.lpips_share) else None
@@ -202,17 +202,6 @@ def _noise_model(recipe: Recipe) -> Literal["none"] | NoiseModel:
 def _stored(capture: Capture, recipe: Recipe) -> Capture:
     """The capture as it is stored: without its noise, if that is added when the dataset is read."""
     return replace(capture, noise=None) if recipe.noise == "on_read" else capture
-
-
-def _frame_facts(capture: Capture) -> FrameFacts:
-    levels = capture.profile.levels_at(capture.iso)
-    return FrameFacts(
-        levels.black_level,
-        levels.white_level,
-        capture.profile.cfa_pattern,
-        capture.wb_gains,
-        capture.camera_to_srgb,
-    )
 
 
 def needs_lpips(sample_id: str, share: float) -> bool:
