@@ -32,7 +32,7 @@ from benchmarks import fault_proxy
 from benchmarks.chaos_arena import KEYS, PHOTOGRAPHS, SIDE_PX, Arena, Coordinator, arena, dataset_url
 from benchmarks.fault_proxy import Request
 from benchmarks.record import write_result
-from storage.tables import decode_table
+from storage.objects.tables import decode_table
 
 VICTIMS: Final = ("worker", "every worker", "coordinator", "S3 server")
 FAULT_RATE: Final = 0.05

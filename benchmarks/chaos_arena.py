@@ -26,8 +26,8 @@ from botocore.exceptions import BotoCoreError, ClientError
 from PIL import Image
 
 from benchmarks.fault_proxy import FaultProxy
-from flows.runner import local_cluster
-from flows.server import prefect_server
+from flows.cluster.runner import local_cluster
+from flows.servers.server import prefect_server
 
 _BUCKET: Final = "chaos"
 KEYS: Final = {"AWS_ACCESS_KEY_ID": "chaos-key", "AWS_SECRET_ACCESS_KEY": "chaos-secret-0123456789"}
@@ -40,8 +40,8 @@ _PRELOADED: Final = [
     "PIL.Image",
     "benchmarks.fault_proxy",
     "flows.cli",
-    "flows.run",
-    "flows.shard",
+    "flows.commands.run",
+    "flows.shards.shard",
 ]
 
 

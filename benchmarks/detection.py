@@ -27,10 +27,10 @@ from examples.detect.__main__ import categories
 from examples.detect.detector import Detector
 from examples.detect.scoring import LIGHTS, Scores, held_out, score_guesses, score_network
 from examples.detect.training import Settings, train
-from flows.console import quiet
-from storage.reading import RawDataset
+from flows.commands.console import quiet
+from storage.reading.map_style import RawDataset
+from storage.reading.splits import Split
 from storage.recipe import load_recipe
-from storage.splits import Split
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 CAMERAS: Final = ("canon-eos-5d-mark-iv", "nikon-d850")
@@ -79,7 +79,7 @@ def main() -> None:
 
 def _dataset(options: argparse.Namespace) -> Path:
     quiet(verbose=False)
-    from flows.run import RunSettings, run_factory  # noqa: PLC0415 - Prefect reads its settings when it is imported
+    from flows.commands.run import RunSettings, run_factory  # noqa: PLC0415 - Prefect reads its settings when it is imported
 
     folder: Path = options.data / "srgb" / "coco"
     target: Path = options.work / "dataset"

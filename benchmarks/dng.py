@@ -31,7 +31,7 @@ from aura.negative import write_negative
 from aura.reconstruct import Reconstructor
 from aura.sensor.catalog import load_profile
 from aura.sensor.simulate import draw_capture, simulate
-from flows.demo import PHOTOGRAPHS
+from flows.commands.demo import PHOTOGRAPHS
 
 CAMERAS = ("canon-eos-5d-mark-iv", "nikon-d850", "sony-ilce-7sm2", "canon-eos-70d")
 METHODS = ("linearise", "aura")

@@ -31,18 +31,18 @@ from examples.denoise.evaluation import evaluate
 from examples.denoise.network import Denoiser, noise_sigma
 from examples.denoise.real_raw import CALIBRATED, LEVELS_ISO, write_real_raw
 from examples.denoise.training import Example, Prepare, Schedule, as_recorded, load_denoiser, train
-from flows.shard import synthesize_shard
-from storage.crops import Cutting
-from storage.dataset import create_or_open
-from storage.index import index_batches
-from storage.ingest import ingest
-from storage.loading import RawLoader
-from storage.location import locate
-from storage.plan import plan_shards, write_plan
-from storage.reading import RawDataset
+from flows.shards.shard import synthesize_shard
+from storage.corpora.index import index_batches
+from storage.corpora.ingest import ingest
+from storage.datasets.dataset import create_or_open
+from storage.datasets.plan import plan_shards, write_plan
+from storage.datasets.versions import list_versions, publish
+from storage.objects.location import locate
+from storage.reading.crops import Cutting
+from storage.reading.loading import RawLoader
+from storage.reading.map_style import RawDataset
+from storage.reading.streaming import RawStream, Source
 from storage.recipe import Method, load_recipe
-from storage.streaming import RawStream, Source
-from storage.versions import list_versions, publish
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 SCHEDULE: Final = Schedule(steps=500, learning_rate=3e-3, width=16, checkpoint_every=200)

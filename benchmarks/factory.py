@@ -33,16 +33,16 @@ from aura.bayer import pack_rgb
 from aura.nets.published import PublishedUNet
 from aura.reconstruct import Reconstructor, Window
 from aura.sensor.catalog import load_profile
-from flows.lanes import lanes
-from flows.runner import SHARDS_IN_HAND, worker_environment
-from flows.shard import reconstructor, synthesize_shard
-from flows.stages import in_order
-from storage.dataset import Dataset, create_or_open, open_dataset
-from storage.index import index_batches
-from storage.ingest import ingest
-from storage.location import locate
-from storage.photograph import decode
-from storage.plan import plan_shards, read_shard_plan, shard_name, write_plan
+from flows.cluster.runner import SHARDS_IN_HAND, worker_environment
+from flows.shards.lanes import lanes
+from flows.shards.shard import reconstructor, synthesize_shard
+from flows.shards.stages import in_order
+from storage.corpora.index import index_batches
+from storage.corpora.ingest import ingest
+from storage.corpora.photograph import decode
+from storage.datasets.dataset import Dataset, create_or_open, open_dataset
+from storage.datasets.plan import plan_shards, read_shard_plan, shard_name, write_plan
+from storage.objects.location import locate
 from storage.recipe import Limits, load_recipe
 from tests.conftest import run_s3_server
 

@@ -16,14 +16,14 @@ from unittest import mock
 from matplotlib.figure import Figure
 
 STAGES: Final = {
-    "fetch": ("flows.shard.read_source",),
-    "decode": ("flows.shard.decode",),
+    "fetch": ("flows.shards.shard.read_source",),
+    "decode": ("flows.shards.shard.decode",),
     "network": ("aura.reconstruct.Reconstructor.begin_batch", "aura.reconstruct._NetworkInversion.lights"),
-    "sensor and noise": ("flows.sample.simulate_batch",),
-    "render": ("flows.sample.render_raw_batch",),
-    "metrics": ("flows.sample.cycle_quality_batch",),
-    "encode": ("flows.shard.encode_sample",),
-    "commit": ("flows.shard.write_objects",),
+    "sensor and noise": ("flows.shards.sample.simulate_batch",),
+    "render": ("flows.shards.sample.render_raw_batch",),
+    "metrics": ("flows.shards.sample.cycle_quality_batch",),
+    "encode": ("flows.shards.shard.encode_sample",),
+    "commit": ("flows.shards.shard.write_objects",),
 }
 COLOURS: Final = dict(
     zip(STAGES, ("#9ecae1", "#3182bd", "#d95f0e", "#31a354", "#a1d99b", "#756bb1", "#636363", "#e377c2"), strict=True)

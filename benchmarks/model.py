@@ -28,9 +28,9 @@ from aura.nets.published import PublishedUNet
 from aura.reconstruct import RELEASED_WEIGHTS, Reconstructor, fold_batch_norms, load_weights
 from aura.sensor.catalog import load_profile
 from aura.sensor.simulate import canonical_to_camera, draw_capture
-from flows.lanes import lanes
-from flows.runner import worker_environment
-from flows.stages import in_order
+from flows.cluster.runner import worker_environment
+from flows.shards.lanes import lanes
+from flows.shards.stages import in_order
 
 THREADS: Final = 2
 SIDE: Final = 512  # bfloat16 without hardware for it is so slow that a larger photograph would take an hour

@@ -63,17 +63,17 @@ def main() -> None:
 def measure_rows(folder: Path, rows: int) -> Figures:
     """Ingest, plan and grow a list of photographs that are not there."""
     from flows import factory  # noqa: F401, PLC0415  # what a coordinator has in memory
-    from storage.dataset import create_or_open  # noqa: PLC0415
-    from storage.growth import find_changes, plan_growth, read_changes  # noqa: PLC0415
-    from storage.index import index_batches  # noqa: PLC0415
-    from storage.ingest import ingest  # noqa: PLC0415
-    from storage.plan import plan_shards, write_plan  # noqa: PLC0415
+    from storage.corpora.index import index_batches  # noqa: PLC0415
+    from storage.corpora.ingest import ingest  # noqa: PLC0415
+    from storage.datasets.dataset import create_or_open  # noqa: PLC0415
+    from storage.datasets.growth import find_changes, plan_growth, read_changes  # noqa: PLC0415
+    from storage.datasets.plan import plan_shards, write_plan  # noqa: PLC0415
 
     corpus, dataset = folder / "corpus.txt", folder / "rows"
     _write_list(corpus, rows)
     recipe = _recipe(corpus, canvas=512, shard_size=64)
     figures: Figures = {"rows": _figure(rows, "rows"), "rows/memory_before": _figure(_peak_mb(), "MB")}
-    with mock.patch("storage.ingest.index_items", _rows_for):
+    with mock.patch("storage.corpora.ingest.index_items", _rows_for):
         _timed(figures, "rows/ingest", lambda: ingest(dataset, recipe))
         summary = _timed(figures, "rows/plan", lambda: write_plan(dataset, plan_shards(index_batches(dataset), recipe)))
         made = create_or_open(dataset, recipe, "stand-in", [], summary.samples, summary.objects)
@@ -97,19 +97,19 @@ def measure_shards(folder: Path, shards: int, workers: int) -> Figures:
     os.environ.pop("PREFECT_API_URL", None)
     from aura.reconstruct import Reconstructor  # noqa: PLC0415
     from aura.sensor.catalog import load_profile  # noqa: PLC0415
+    from flows.cluster.runner import build_runner, parse_cluster  # noqa: PLC0415
     from flows.factory import factory  # noqa: PLC0415
     from flows.progress import listening  # noqa: PLC0415
-    from flows.runner import build_runner, parse_cluster  # noqa: PLC0415
-    from flows.server import prefect_server  # noqa: PLC0415
-    from storage.dataset import create_or_open  # noqa: PLC0415
-    from storage.index import index_batches, index_digest  # noqa: PLC0415
-    from storage.ingest import ingest  # noqa: PLC0415
-    from storage.plan import plan_shards, write_plan  # noqa: PLC0415
+    from flows.servers.server import prefect_server  # noqa: PLC0415
+    from storage.corpora.index import index_batches, index_digest  # noqa: PLC0415
+    from storage.corpora.ingest import ingest  # noqa: PLC0415
+    from storage.datasets.dataset import create_or_open  # noqa: PLC0415
+    from storage.datasets.plan import plan_shards, write_plan  # noqa: PLC0415
 
     corpus, url = folder / "shards.txt", str(folder / "shards")
     _write_list(corpus, shards)
     recipe = _recipe(corpus, canvas=32, shard_size=1)
-    with mock.patch("storage.ingest.index_items", _distinct_rows_for):
+    with mock.patch("storage.corpora.ingest.index_items", _distinct_rows_for):
         ingest(url, recipe)
     summary = write_plan(url, plan_shards(index_batches(url), recipe))
     profiles = [load_profile(camera) for camera in recipe.cameras]
@@ -128,7 +128,7 @@ def measure_shards(folder: Path, shards: int, workers: int) -> Figures:
 
     with (
         prefect_server() as server,
-        mock.patch("flows.dispatch.synthesize_shard", make_stand_in),
+        mock.patch("flows.cluster.dispatch.synthesize_shard", make_stand_in),
         listening(listen),
     ):
         flow = factory.with_options(task_runner=build_runner(parse_cluster(f"local:{workers}")))
@@ -159,11 +159,11 @@ def measure_shards(folder: Path, shards: int, workers: int) -> Figures:
 
 def make_stand_in(dataset_url: str, shard: int, _weights: str | None = None, lease: Any = None) -> Any:
     """Write a shard as a finished one is written: what the plan says, and pixels of no meaning."""
-    from flows.shard import ShardReport  # noqa: PLC0415
-    from storage.dataset import open_dataset  # noqa: PLC0415
-    from storage.plan import read_shard_plan  # noqa: PLC0415
-    from storage.samples import SampleRow  # noqa: PLC0415
-    from storage.shard import ShardData, write_shard  # noqa: PLC0415
+    from flows.shards.shard import ShardReport  # noqa: PLC0415
+    from storage.datasets.dataset import open_dataset  # noqa: PLC0415
+    from storage.datasets.plan import read_shard_plan  # noqa: PLC0415
+    from storage.datasets.samples import SampleRow  # noqa: PLC0415
+    from storage.datasets.shard import ShardData, write_shard  # noqa: PLC0415
 
     started = time.perf_counter()
     dataset = open_dataset(dataset_url)
@@ -255,7 +255,7 @@ def _distinct_rows_for(items: Iterable[Any], *_: Any) -> pa.Table:
 
 
 def _made_up_rows(items: Iterable[Any], duplicates: int, side: int) -> pa.Table:
-    from storage.index import INDEX_SCHEMA  # noqa: PLC0415
+    from storage.corpora.index import INDEX_SCHEMA  # noqa: PLC0415
 
     rows = []
     for item in items:

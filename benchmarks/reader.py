@@ -33,12 +33,12 @@ from rich.console import Console
 from rich.table import Table
 
 from aura.errors import AuraError, MissingFileError
-from storage.crops import Cutting
-from storage.frames import Caching
-from storage.loading import RawLoader
-from storage.reading import RawDataset
-from storage.shard import ShardData, write_shard
-from storage.streaming import RawStream
+from storage.datasets.shard import ShardData, write_shard
+from storage.reading.crops import Cutting
+from storage.reading.frames import Caching
+from storage.reading.loading import RawLoader
+from storage.reading.map_style import RawDataset
+from storage.reading.streaming import RawStream
 from tests.conftest import free_ports, run_s3_server
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -198,9 +198,9 @@ def _contenders(
 
 def _write_ours(folder: Path, dataset: RawDataset, samples: Sequence[Record], rows: Sequence[dict[str, Any]]) -> None:
     """Write the same samples as a dataset of their own, through the code that every dataset is written by."""
-    from storage.dataset import create_or_open  # noqa: PLC0415
+    from storage.datasets.dataset import create_or_open  # noqa: PLC0415
+    from storage.datasets.samples import SampleRow  # noqa: PLC0415
     from storage.recipe import Recipe  # noqa: PLC0415
-    from storage.samples import SampleRow  # noqa: PLC0415
 
     recipe = dataset.dataset.recipe.model_copy(update={"keep_srgb": False, "codec": Recipe(corpus="x").codec})
     made = create_or_open(folder, recipe, "bench", [], len(samples))

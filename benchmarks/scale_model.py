@@ -131,7 +131,7 @@ def usual_s(machine: Machine, workers: int) -> float:
 
 
 def _deadline(machine: Machine, workers: int) -> float:
-    from flows.dispatch import usual_deadline  # noqa: PLC0415
+    from flows.cluster.dispatch import usual_deadline  # noqa: PLC0415
 
     return usual_deadline([usual_s(machine, workers)])
 
@@ -246,17 +246,17 @@ def measure_metadata(folder: Path) -> dict[str, float]:
     from unittest import mock  # noqa: PLC0415
 
     from benchmarks.plan_scale import _distinct_rows_for, _recipe, _write_list, make_stand_in  # noqa: PLC0415
-    from storage.dataset import create_or_open  # noqa: PLC0415
-    from storage.index import index_batches, index_digest  # noqa: PLC0415
-    from storage.ingest import ingest  # noqa: PLC0415
-    from storage.plan import plan_shards, write_plan  # noqa: PLC0415
-    from storage.versions import publish  # noqa: PLC0415
+    from storage.corpora.index import index_batches, index_digest  # noqa: PLC0415
+    from storage.corpora.ingest import ingest  # noqa: PLC0415
+    from storage.datasets.dataset import create_or_open  # noqa: PLC0415
+    from storage.datasets.plan import plan_shards, write_plan  # noqa: PLC0415
+    from storage.datasets.versions import publish  # noqa: PLC0415
 
     samples, shards = SHARD_SIZES[-1], 8
     corpus, url = folder / "list.txt", folder / "dataset"
     _write_list(corpus, samples * shards)
     recipe = _recipe(corpus, canvas=32, shard_size=samples)
-    with mock.patch("storage.ingest.index_items", _distinct_rows_for):
+    with mock.patch("storage.corpora.ingest.index_items", _distinct_rows_for):
         ingest(url, recipe)
     summary = write_plan(url, plan_shards(index_batches(url), recipe))
     made = create_or_open(url, recipe, "stand-in", [], summary.samples, index_digest(url) | dict(summary.objects))

@@ -3,7 +3,7 @@
 What is simulated is the machine alone: workers that take a time for a shard, hang, or die and come back, a queue from
 which whoever is free takes the next shard (as Dask's queue and stealing amount to), and a coordinator that does one
 thing at a time. What decides - how many shards are submitted, when one is late, what is made again - is
-:mod:`flows.dispatch` itself, which sees a clock, a queue of finished tasks and workers that are virtual.
+:mod:`flows.cluster.dispatch` itself, which sees a clock, a queue of finished tasks and workers that are virtual.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
-from flows import dispatch
-from flows.runner import SHARDS_IN_HAND
-from flows.shard import ShardReport
+from flows.cluster import dispatch
+from flows.cluster.runner import SHARDS_IN_HAND
+from flows.shards.shard import ShardReport
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Simulated:
 
 
 def simulate(machine: Machine, workers: int, shards: int, seed: int = 0) -> Simulated:
-    """Run shards through :mod:`flows.dispatch` on virtual workers."""
+    """Run shards through :mod:`flows.cluster.dispatch` on virtual workers."""
     cluster = _Cluster(machine, workers, Random(seed))  # noqa: S311  # no secret
     work = SimpleNamespace(dataset=_Anything(), weights=None, lease=None, in_flight=None, deadline_s=None)
     ends: list[float] = []
@@ -106,7 +106,7 @@ class _Task:
 
 
 class _Cluster:
-    """Virtual workers, their scheduler, and the clock; what :class:`flows.workforce.Workforce` is to the dispatcher."""
+    """Virtual workers, their scheduler, and the clock: the dispatcher's :class:`flows.cluster.workforce.Workforce`."""
 
     own = True
 

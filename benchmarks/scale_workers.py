@@ -23,7 +23,7 @@ def measure_workers(corpus: Path) -> dict[str, dict[str, Any]]:
         folder = Path(name)
         os.environ |= {"AURA_HOME": str(folder / "home"), "PREFECT_LOGGING_LEVEL": "WARNING", "DO_NOT_TRACK": "1"}
         os.environ.pop("PREFECT_API_URL", None)
-        from flows.server import prefect_server  # noqa: PLC0415
+        from flows.servers.server import prefect_server  # noqa: PLC0415
 
         photographs = folder / "photographs"
         photographs.mkdir()
@@ -60,9 +60,9 @@ def _megapixels_per_second(photographs: Path, folder: Path, workers: int, thread
     """Make the dataset; megapixels a second from the end of the first shards to the end of the last."""
     from prefect_dask.task_runners import DaskTaskRunner  # noqa: PLC0415
 
+    from flows.cluster.runner import local_cluster  # noqa: PLC0415
     from flows.factory import factory  # noqa: PLC0415
     from flows.progress import listening  # noqa: PLC0415
-    from flows.runner import local_cluster  # noqa: PLC0415
     from storage.recipe import load_recipe  # noqa: PLC0415
 
     values = {"corpus": str(photographs), "shard_size": _SAMPLES, "gates": {"min_cycle_psnr_matched": None}}

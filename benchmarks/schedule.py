@@ -20,10 +20,10 @@ import httpx
 from rich.console import Console
 
 from benchmarks.record import write_result
-from flows.demo import PHOTOGRAPHS, demo_recipe, lay_out_photographs
-from flows.server import Server, prefect_server
-from flows.serving import deploy, make_pool, worker
-from storage.versions import list_versions, read_version
+from flows.commands.demo import PHOTOGRAPHS, demo_recipe, lay_out_photographs
+from flows.servers.server import Server, prefect_server
+from flows.servers.serving import deploy, make_pool, worker
+from storage.datasets.versions import list_versions, read_version
 
 _REPOSITORY: Final = Path(__file__).parent.parent
 _FIRST_NIGHT: Final = 3  # photographs; the others come after it

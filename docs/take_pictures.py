@@ -19,10 +19,10 @@ import s3fs
 from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from flows.demo import demo_recipe, lay_out_photographs
-from flows.run import FinishedRun, RunSettings, run_factory
-from flows.server import prefect_server
-from storage.location import locate
+from flows.commands.demo import demo_recipe, lay_out_photographs
+from flows.commands.run import FinishedRun, RunSettings, run_factory
+from flows.servers.server import prefect_server
+from storage.objects.location import locate
 from tests.conftest import run_s3_server
 
 FOLDER: Final = Path(__file__).parent / "pictures"

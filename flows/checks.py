@@ -10,11 +10,11 @@ from aura.reconstruct import Reconstructor
 from aura.sensor.catalog import load_profile
 from aura.sensor.profile import SensorProfile
 from aura.sensor.simulate import draw_capture
-from storage.annotations import read_annotations
-from storage.corpus import check_corpus
-from storage.dataset import Dataset, find_dataset
-from storage.index import has_index
-from storage.location import locate
+from storage.corpora.corpus import check_corpus
+from storage.corpora.index import has_index
+from storage.datasets.dataset import Dataset, find_dataset
+from storage.labelling.annotations import read_annotations
+from storage.objects.location import locate
 from storage.recipe import Recipe
 
 

@@ -9,13 +9,13 @@ from typing import Annotated, Any, Literal
 import typer
 
 from aura.errors import AuraError, RecipeError
-from flows.cameras_cli import cameras_app
-from flows.console import progress_bars, quiet, refuse, say, say_pairs
-from flows.export_cli import export_app
-from flows.interruption import resumable
-from flows.server_cli import add_server_commands
-from flows.store_cli import add_store_commands
-from flows.training_cli import add_training_commands
+from flows.commands.cameras import cameras_app
+from flows.commands.console import progress_bars, quiet, refuse, say, say_pairs
+from flows.commands.export import export_app
+from flows.commands.server import add_server_commands
+from flows.commands.stopping import resumable
+from flows.commands.store import add_store_commands
+from flows.commands.weights import add_training_commands
 
 REFUSED = 2
 DEFAULT_DATA = Path("../shared/data")
@@ -184,7 +184,7 @@ def synthesize(
     from storage.recipe import load_recipe
 
     wanted = load_recipe(recipe, given | _settings(setting or []))
-    from flows.run import RunSettings, run_factory, tell
+    from flows.commands.run import RunSettings, run_factory, tell
 
     with resumable():
         settings = RunSettings(cluster, in_flight, keep_server, wait, retry_rejects, tag, shard_deadline)
@@ -221,7 +221,7 @@ def reconstruct(
     """
     from aura.reconstruct import Reconstructor
     from aura.sensor.catalog import load_profile
-    from flows.reconstruct_folder import (
+    from flows.commands.reconstruct_folder import (
         FACTS_NAME,
         Exposures,
         list_photographs,
@@ -265,7 +265,7 @@ def inspect(
     ] = None,
 ) -> None:
     """Show what lies in a dataset: counts, versions, cameras, quality, rejects."""
-    from flows.inspection import inspect_dataset
+    from flows.commands.inspection import inspect_dataset
 
     inspect_dataset(dataset, version, picture)
 
@@ -283,8 +283,8 @@ def demo(
 ) -> None:
     """Make a small dataset of real photographs: the whole road, in a minute or two."""
     quiet(verbose=verbose)
-    from flows.demo import run_demo
-    from flows.run import RunSettings
+    from flows.commands.demo import run_demo
+    from flows.commands.run import RunSettings
 
     with resumable():
         run_demo(folder, method, RunSettings(cluster, keep_server=keep_server))

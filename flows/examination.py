@@ -8,18 +8,18 @@ from prefect.artifacts import create_table_artifact
 from pydantic import AfterValidator
 
 from aura.errors import EmptyCorpusError, IntegrityError
-from flows.artifacts import artifact_key
-from flows.credentials import use_configured_block
+from flows.cluster.credentials import use_configured_block
 from flows.factory import evaluate
 from flows.repair import repair as make_again
-from flows.step_progress import shown_in_the_ui
-from storage.dataset import open_dataset
-from storage.growth import current_index
-from storage.lease import hold
-from storage.location import locate
+from flows.reports.artifacts import artifact_key
+from flows.reports.step_progress import shown_in_the_ui
+from storage.datasets.dataset import open_dataset
+from storage.datasets.growth import current_index
+from storage.datasets.lease import hold
+from storage.datasets.verification import Problem, Verification
+from storage.datasets.verification import verify as verify_objects
+from storage.objects.location import locate
 from storage.recipe import Gates
-from storage.verification import Problem, Verification
-from storage.verification import verify as verify_objects
 
 _NAMED_PROBLEMS = 5
 

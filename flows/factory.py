@@ -18,7 +18,13 @@ from pydantic import Field
 
 from aura.errors import InvalidInputError
 from aura.sensor.profile import SensorProfile
-from flows.artifacts import (
+from flows.checks import Checked, check
+from flows.cluster.corpus_parts import on_workers
+from flows.cluster.credentials import use_configured_block
+from flows.cluster.dispatch import Work
+from flows.cluster.runner import build_runner, configured_cluster
+from flows.progress import report as report_progress
+from flows.reports.artifacts import (
     leave_contact_sheet,
     leave_gates,
     leave_quality,
@@ -28,22 +34,17 @@ from flows.artifacts import (
     plain,
     web_address,
 )
-from flows.checks import Checked, check
-from flows.corpus_parts import on_workers
-from flows.credentials import use_configured_block
-from flows.dispatch import Work
-from flows.pictures import candidates, choose_rows, triptychs
-from flows.progress import report as report_progress
-from flows.quality import GateCheck, Missing, Quality, check_gates, figure, measure_quality, require_gates
-from flows.reading_code import reading_example
-from flows.report import report_path, write_report
-from flows.report_facts import rejects_of
+from flows.reports.facts import rejects_of
+from flows.reports.pictures import candidates, choose_rows, triptychs
+from flows.reports.quality import GateCheck, Missing, Quality, check_gates, figure, measure_quality, require_gates
+from flows.reports.reading_code import reading_example
+from flows.reports.report import report_path, write_report
 from flows.run_parameters import Place, run_name
-from flows.runner import build_runner, configured_cluster
 from flows.synthesis import Synthesis, synthesize
-from storage.annotating import annotate, are_kept, keep_annotations
-from storage.dataset import Dataset, complete_group, create_or_open, find_dataset, grow
-from storage.growth import (
+from storage.corpora.index import has_index, index_batches, index_digest
+from storage.corpora.ingest import ingest
+from storage.datasets.dataset import Dataset, complete_group, create_or_open, find_dataset, grow
+from storage.datasets.growth import (
     REMOVED,
     Listing,
     current_index,
@@ -56,12 +57,11 @@ from storage.growth import (
     read_rejects,
     write_listing,
 )
-from storage.index import has_index, index_batches, index_digest
-from storage.ingest import ingest
-from storage.lease import Lease, hold
-from storage.plan import PlanSummary, plan_shards, write_plan
+from storage.datasets.lease import Lease, hold
+from storage.datasets.plan import PlanSummary, plan_shards, write_plan
+from storage.datasets.versions import Version, check_tag, list_versions, publish, read_version
+from storage.labelling.annotating import annotate, are_kept, keep_annotations
 from storage.recipe import AnnotationSource, Gates, Recipe
-from storage.versions import Version, check_tag, list_versions, publish, read_version
 
 _PICTURED_SAMPLES: Final = 6
 

@@ -6,16 +6,16 @@ import pyarrow.compute as pc
 from prefect import flow, get_run_logger
 from prefect.artifacts import create_table_artifact
 
-from flows.artifacts import artifact_key
 from flows.checks import check
-from flows.credentials import use_configured_block
+from flows.cluster.credentials import use_configured_block
+from flows.cluster.runner import build_runner, configured_cluster
 from flows.factory import prepare
+from flows.reports.artifacts import artifact_key
+from flows.reports.step_progress import shown_in_the_ui
 from flows.run_parameters import Place, run_name
-from flows.runner import build_runner, configured_cluster
-from flows.step_progress import shown_in_the_ui
-from storage.dataset import Dataset
-from storage.growth import current_index
-from storage.lease import hold
+from storage.datasets.dataset import Dataset
+from storage.datasets.growth import current_index
+from storage.datasets.lease import hold
 from storage.recipe import Recipe
 
 

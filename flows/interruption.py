@@ -1,4 +1,4 @@
-"""Signals that end a run: answered in order, and held back while a library call must not be cut in two."""
+"""Signals that end a run, held back while a library call must not be cut in two."""
 
 from __future__ import annotations
 
@@ -8,10 +8,6 @@ import threading
 from collections.abc import Iterator
 from types import FrameType
 from typing import Final
-
-import typer
-
-from flows.console import refuse
 
 _ENDING: Final = (signal.SIGINT, signal.SIGTERM)
 
@@ -39,26 +35,3 @@ def held_back() -> Iterator[None]:
             signal.signal(number, handler)
     for first in received[:1]:
         signal.raise_signal(first)
-
-
-@contextlib.contextmanager
-def resumable() -> Iterator[None]:
-    """End in order on ctrl-C, a termination or a closed terminal, and say that nothing is lost."""
-    received: list[int] = []
-
-    def stop(number: int, _frame: FrameType | None) -> None:
-        received.append(number)
-        raise KeyboardInterrupt
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield
-    except BaseException:
-        # what comes out may be another error: some libraries wrap an interrupt that reaches them inside a call
-        if not received:
-            raise
-        refuse("Stopped. What was finished is kept: run the same command again to go on.")
-        raise typer.Exit(128 + received[0]) from None
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

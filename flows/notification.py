@@ -11,7 +11,7 @@ from prefect.client.schemas.objects import StateType
 from prefect.exceptions import PrefectException
 
 from aura.errors import AuraError, InvalidInputError
-from flows.server import configured_api_url, ui_url_of
+from flows.servers.server import configured_api_url, ui_url_of
 
 WEBHOOK_VARIABLE: Final = "AURA_WEBHOOK_URL"
 """Environment variable of the worker: where to post. The address is a secret in itself, so it is no parameter."""

@@ -5,12 +5,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from aura.errors import AuraError
-from flows.shard import make_samples
-from storage.dataset import Dataset, object_location
-from storage.lease import Lease
-from storage.shard import join_samples
-from storage.verification import Problem, Verification, restore
-from storage.versions import list_versions, read_version
+from flows.shards.shard import make_samples
+from storage.datasets.dataset import Dataset, object_location
+from storage.datasets.lease import Lease
+from storage.datasets.shard import join_samples
+from storage.datasets.verification import Problem, Verification, restore
+from storage.datasets.versions import list_versions, read_version
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 import prefect.runtime
 from pydantic import AfterValidator
 
-from storage.location import locate
+from storage.objects.location import locate
 from storage.recipe import Recipe
 
 

@@ -6,11 +6,11 @@ from prefect import get_run_logger
 from prefect.artifacts import create_table_artifact
 
 from aura.errors import AuraError
-from flows.artifacts import ProgressArtifact, artifact_key
-from flows.dispatch import SetAside, ShardsFailedError, Work, make_shards
+from flows.cluster.dispatch import SetAside, ShardsFailedError, Work, make_shards
 from flows.interruption import held_back
 from flows.progress import report as report_progress
-from storage.lease import Lease
+from flows.reports.artifacts import ProgressArtifact, artifact_key
+from storage.datasets.lease import Lease
 
 
 @dataclass(frozen=True)

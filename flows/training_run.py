@@ -22,10 +22,10 @@ from aura.training.configuration import TrainConfig
 from aura.training.development import DeveloperName
 from aura.training.evaluation import EvaluationRow
 from aura.training.fidelity_table import as_markdown
-from flows.artifacts import artifact_key
-from flows.pictures import data_uri
-from flows.step_progress import shown_in_the_ui
-from flows.training import measure_weights
+from aura.training.judging import measure_weights
+from flows.reports.artifacts import artifact_key
+from flows.reports.pictures import data_uri
+from flows.reports.step_progress import shown_in_the_ui
 
 _CURVES_SIDE_PX: Final = 1200
 _RETRIES: Final = 3

@@ -24,8 +24,8 @@ from pydantic import (
 )
 
 from aura.errors import AuraError, RecipeError
-from storage.location import locate
-from storage.refusals import without_credentials
+from storage.objects.location import locate
+from storage.objects.refusals import without_credentials
 
 _FIELD_IN_DOCSTRING: Final = re.compile(r"^    (\w+): (.*(?:\n {8}.*)*)", re.MULTILINE)
 

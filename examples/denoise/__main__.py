@@ -14,12 +14,10 @@ from aura.errors import AuraError
 from examples.denoise.evaluation import evaluate
 from examples.denoise.real_raw import write_real_raw
 from examples.denoise.training import Schedule, load_denoiser, train
-from flows.console import progress_bars, refuse, say, say_table
-from flows.interruption import resumable
-from storage.crops import Cutting
-from storage.loading import RawLoader
-from storage.location import locate
-from storage.streaming import RawStream, Source
+from flows.commands.console import progress_bars, refuse, say, say_table
+from flows.commands.stopping import resumable
+from storage.objects.location import locate
+from storage.reading import Cutting, RawLoader, RawStream, Source
 
 command = typer.Typer(add_completion=False, pretty_exceptions_show_locals=False)
 _RECENT: Final = 100

@@ -11,9 +11,8 @@ from torch.utils.data import DataLoader, Subset
 
 from aura.errors import InvalidInputError
 from examples.denoise.network import Denoiser, noise_sigma
-from storage.crops import Cutting
-from storage.reading import RawDataset
-from storage.sample_columns import VersionName
+from storage.reading import Cutting, RawDataset
+from storage.reading.sample_columns import VersionName
 
 _BATCH = 8
 

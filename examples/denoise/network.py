@@ -76,7 +76,7 @@ def noise_sigma(raw: Tensor, facts: Mapping[str, Any]) -> Tensor:
 
     Args:
         raw: ``(B, 4, h, w)`` float32, noisy or clean, 0 = black level, 1 = saturation.
-        facts: what a batch of :class:`storage.streaming.RawStream` tells of its samples: ``(B,)`` gain K in DN per
+        facts: what a batch of :class:`storage.reading.RawStream` tells of its samples: ``(B,)`` gain K in DN per
             electron, read and row noise in DN; ``(B, 4)`` black and white level in DN.
 
     Returns:

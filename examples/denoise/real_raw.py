@@ -20,12 +20,12 @@ from aura.errors import InvalidInputError
 from aura.sensor.catalog import load_profile
 from aura.sensor.profile import SensorProfile
 from aura.training.raw_files import RawFrame, list_raw_files, read_raw
-from storage.dataset import Dataset, create_or_open
-from storage.plan import Crop, crops_of
+from storage.datasets.dataset import Dataset, create_or_open
+from storage.datasets.plan import Crop, crops_of
+from storage.datasets.samples import SampleRow
+from storage.datasets.shard import ShardData, write_shard
+from storage.datasets.versions import publish
 from storage.recipe import Recipe, load_recipe
-from storage.samples import SampleRow
-from storage.shard import ShardData, write_shard
-from storage.versions import publish
 
 CALIBRATED: Final = (
     "canon-eos-5d-mark-iv",

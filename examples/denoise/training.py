@@ -14,7 +14,7 @@ from torch import Tensor
 
 from aura.errors import InvalidInputError
 from examples.denoise.network import Denoiser, noise_sigma
-from storage.loading import RawLoader
+from storage.reading import RawLoader
 
 Example = tuple[Tensor, Tensor, Tensor]
 """Noisy RAW, standard deviation of its noise, and the clean RAW, each ``(B, 4, h, w)``."""

@@ -20,8 +20,8 @@ from rich.table import Table
 from aura.errors import AuraError
 from examples.detect.scoring import LIGHTS, Scores, held_out, score_network
 from examples.detect.training import Settings, train
-from storage.crop_annotations import SampleAnnotations
 from storage.reading import RawDataset
+from storage.reading.crop_annotations import SampleAnnotations
 
 console = Console()
 

@@ -2,7 +2,7 @@
 
 It is written out because no library's fits in here: torchvision's do not import beside a CPU-only torch, and those of
 transformers need their weights downloaded, or hundreds of epochs. With a GPU and their weights, take them: what they
-want is what :func:`storage.targets.detection_targets` gives.
+want is what :func:`storage.reading.targets.detection_targets` gives.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ def loss(found: Found, targets: list[dict[str, Tensor]]) -> Tensor:
 
     Args:
         found: by the network, in ``n`` images.
-        targets: ``boxes`` and ``labels`` in each image, as :func:`storage.targets.detection_targets` gives them.
+        targets: ``boxes`` and ``labels`` in each image, from :func:`storage.reading.targets.detection_targets`.
     """
     taught = [teach(found.cells, target["boxes"], target["labels"]) for target in targets]
     labels, sides = (torch.stack(part) for part in zip(*taught, strict=True))

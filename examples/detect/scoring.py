@@ -19,9 +19,7 @@ from aura.errors import InvalidInputError
 from examples.detect.detector import Detector
 from examples.detect.fcos import detections, loss
 from examples.detect.training import Settings, prepare
-from storage.crops import Cutting
-from storage.reading import RawDataset
-from storage.splits import Split
+from storage.reading import Cutting, RawDataset, Split
 
 SCALE: Final = 1.5
 """Whole photographs are enlarged by this: the middle of what training draws."""

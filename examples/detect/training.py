@@ -19,11 +19,8 @@ from torch import Tensor
 from aura.errors import InvalidInputError
 from examples.detect.detector import Detector, visible
 from examples.detect.fcos import loss
-from storage.crops import Cutting
-from storage.loading import RawLoader
-from storage.splits import Split
-from storage.streaming import RawStream
-from storage.targets import detection_targets
+from storage.reading import Cutting, RawLoader, RawStream, Split
+from storage.reading.targets import detection_targets
 
 WARM_UP: Final = 50
 TRUNK_RATE: Final = 0.1  # of the head's learning rate: what AlexNet knows shall not be lost

@@ -14,11 +14,11 @@ import pytest
 import torch
 from PIL import Image
 
-from storage.annotating import annotate, keep_annotations
-from storage.dataset import Dataset, open_dataset
-from storage.growth import current_index
+from storage.datasets.dataset import Dataset, open_dataset
+from storage.datasets.growth import current_index
+from storage.datasets.versions import publish
+from storage.labelling.annotating import annotate, keep_annotations
 from storage.recipe import AnnotationSource
-from storage.versions import publish
 from tests.conftest import REPOSITORY, S3Server
 from tests.flows.conftest import Aura, aura, make_dataset, small_recipe, write_photograph
 

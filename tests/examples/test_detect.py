@@ -15,15 +15,15 @@ from examples.detect.detector import Detector, visible
 from examples.detect.fcos import detections, loss, teach
 from examples.detect.scoring import Light, Scores, held_out, score, score_guesses, score_network
 from examples.detect.training import Settings, train
-from storage.annotating import COLUMN, LABELS, annotation_as_row
-from storage.boxes import Annotation
-from storage.dataset import create_or_open
-from storage.labels import write_labels
-from storage.location import locate
-from storage.reading import RawDataset
-from storage.shard import ShardData, write_shard
-from storage.splits import Split
-from storage.versions import publish
+from storage.datasets.dataset import create_or_open
+from storage.datasets.labels import write_labels
+from storage.datasets.shard import ShardData, write_shard
+from storage.datasets.versions import publish
+from storage.labelling.annotating import COLUMN, LABELS, annotation_as_row
+from storage.labelling.boxes import Annotation
+from storage.objects.location import locate
+from storage.reading.map_style import RawDataset
+from storage.reading.splits import Split
 from tests.storage.conftest import CAMERA, sample_row, small_recipe
 
 SIDE, SAMPLES, LABELS_OF = 192, 16, {41: 0}

@@ -15,19 +15,19 @@ from PIL import Image
 from aura.reconstruct import Reconstructor
 from aura.sensor.catalog import load_profile
 from flows.cli import app
+from flows.cluster.runner import build_runner, local_cluster, parse_cluster
 from flows.factory import FactoryResult, factory
-from flows.report import fetch_report
-from flows.runner import build_runner, local_cluster, parse_cluster
-from flows.server import Server, data_folder, prefect_server
-from flows.shard import synthesize_shard
-from storage.annotating import annotate, keep_annotations
-from storage.dataset import create_or_open, open_dataset
-from storage.growth import current_index
-from storage.index import index_batches, index_digest
-from storage.ingest import ingest
-from storage.plan import plan_shards, write_plan
+from flows.reports.report import fetch_report
+from flows.servers.server import Server, data_folder, prefect_server
+from flows.shards.shard import synthesize_shard
+from storage.corpora.index import index_batches, index_digest
+from storage.corpora.ingest import ingest
+from storage.datasets.dataset import create_or_open, open_dataset
+from storage.datasets.growth import current_index
+from storage.datasets.plan import plan_shards, write_plan
+from storage.datasets.versions import publish
+from storage.labelling.annotating import annotate, keep_annotations
 from storage.recipe import Recipe, load_recipe
-from storage.versions import publish
 from tests.conftest import S3Server
 
 Run = Callable[..., FactoryResult]

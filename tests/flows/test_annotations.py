@@ -10,8 +10,12 @@ from PIL import Image
 from aura.errors import InvalidInputError, RecipeError
 from flows.checks import check
 from flows.factory import finished
-from flows.report import fetch_report
-from storage.annotating import (
+from flows.reports.report import fetch_report
+from storage.datasets.dataset import Dataset, open_dataset
+from storage.datasets.growth import current_index
+from storage.datasets.labels import match_labels, read_labels, write_labels
+from storage.datasets.versions import publish, read_version
+from storage.labelling.annotating import (
     annotate,
     annotated_samples,
     annotations_of,
@@ -19,15 +23,11 @@ from storage.annotating import (
     keep_annotations,
     with_annotations,
 )
-from storage.annotations import read_annotations
-from storage.boxes import decode_mask
-from storage.dataset import Dataset, open_dataset
-from storage.exporting import export_coco
-from storage.growth import current_index
-from storage.labels import match_labels, read_labels, write_labels
-from storage.reading import RawDataset
+from storage.labelling.annotations import read_annotations
+from storage.labelling.boxes import decode_mask
+from storage.reading.exporting import export_coco
+from storage.reading.map_style import RawDataset
 from storage.recipe import AnnotationSource, load_recipe
-from storage.versions import publish, read_version
 from tests.flows.conftest import make_dataset, small_recipe
 
 HEIGHT, WIDTH = 96, 160  # as stored; the camera was held upright, so the photograph is 160 by 96

@@ -13,12 +13,12 @@ from PIL import Image
 from typer.main import get_command
 
 from flows.cli import commands
-from flows.demo import PHOTOGRAPHS, run_demo
-from flows.run import RunSettings
-from flows.server import Server
+from flows.commands.demo import PHOTOGRAPHS, run_demo
+from flows.commands.run import RunSettings
+from flows.servers.server import Server
+from storage.datasets.status import read_status
+from storage.datasets.versions import list_versions, read_version
 from storage.recipe import Recipe
-from storage.status import read_status
-from storage.versions import list_versions, read_version
 from tests.conftest import S3Server, wait_until
 from tests.flows.conftest import Aura, Run, small_recipe, write_photograph
 

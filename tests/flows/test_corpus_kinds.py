@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from flows.repair import repair
-from storage.dataset import open_dataset
-from storage.ingest import Part, PartReport, read_part
-from storage.lease import hold
-from storage.verification import verify
+from storage.corpora.ingest import Part, PartReport, read_part
+from storage.datasets.dataset import open_dataset
+from storage.datasets.lease import hold
+from storage.datasets.verification import verify
 from tests.flows.conftest import Run, make_dataset, small_recipe, write_photograph
 from tests.storage.conftest import make_table, make_tar
 
@@ -72,14 +72,14 @@ def test_the_same_raw_is_made_and_made_again(
 def test_a_corpus_of_many_parts_is_read_on_the_workers(
     run: Run, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("storage.ingest.PART_ITEMS", 1)
+    monkeypatch.setattr("storage.corpora.ingest.PART_ITEMS", 1)
 
     def signed(url: str, part: Part, permit: Callable[[], None]) -> PartReport:
         (tmp_path / f"read by {os.getpid()}").touch()
         return read_part(url, part, permit)
 
     with monkeypatch.context() as patch:
-        patch.setattr("flows.corpus_parts.read_part", signed)
+        patch.setattr("flows.cluster.corpus_parts.read_part", signed)
         result = run(small_recipe(corpus, lpips_share=0), tmp_path / "spread")
     readers = [file.name for file in tmp_path.glob("read by *")]
     assert readers

@@ -8,7 +8,7 @@ import pytest
 
 from aura.errors import GateError, IntegrityError
 from flows.examination import evaluate_dataset, verify_dataset
-from flows.server import Server
+from flows.servers.server import Server
 from storage.recipe import Gates
 from tests.flows.conftest import make_dataset, small_recipe, write_photograph
 

@@ -19,14 +19,14 @@ from aura.errors import (
     InvalidInputError,
 )
 from flows.checks import check
+from flows.cluster.runner import build_runner, local_cluster, parse_cluster
 from flows.factory import factory, finished
 from flows.progress import listening
-from flows.runner import build_runner, local_cluster, parse_cluster
-from flows.server import Server
-from flows.shard import synthesize_shard
-from storage.dataset import open_dataset
-from storage.reading import RawDataset
-from storage.versions import list_versions, read_version, verify_version
+from flows.servers.server import Server
+from flows.shards.shard import synthesize_shard
+from storage.datasets.dataset import open_dataset
+from storage.datasets.versions import list_versions, read_version, verify_version
+from storage.reading.map_style import RawDataset
 from tests.conftest import S3Server, wait_until
 from tests.flows.conftest import Run, small_recipe, write_photograph
 

@@ -6,12 +6,12 @@ import pytest
 from aura.errors import InvalidInputError, LeaseHeldError, LeaseLostError
 from flows.checks import check
 from flows.factory import finished
-from flows.shard import synthesize_shard
-from storage.dataset import open_dataset
-from storage.lease import hold
-from storage.reading import RawDataset
-from storage.verification import verify
-from storage.versions import list_versions, read_version
+from flows.shards.shard import synthesize_shard
+from storage.datasets.dataset import open_dataset
+from storage.datasets.lease import hold
+from storage.datasets.verification import verify
+from storage.datasets.versions import list_versions, read_version
+from storage.reading.map_style import RawDataset
 from tests.flows.conftest import Aura, Run, small_recipe, write_photograph
 
 

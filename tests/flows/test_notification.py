@@ -9,7 +9,7 @@ from prefect.states import Cancelling, Crashed
 
 from aura.errors import InvalidInputError
 from flows.notification import WEBHOOK_VARIABLE, NotificationError, notify
-from flows.server import Server
+from flows.servers.server import Server
 
 SECRET = "hooks/T0-secret"
 

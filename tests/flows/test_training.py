@@ -7,7 +7,7 @@ import yaml
 
 from aura.errors import InvalidInputError
 from aura.training.configuration import TrainConfig
-from flows.server import Server
+from flows.servers.server import Server
 from flows.training_run import train
 from tests.flows.conftest import Aura, write_photograph
 

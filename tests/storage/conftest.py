@@ -15,13 +15,13 @@ from hypothesis import settings
 from PIL import Image
 
 from aura.sensor.catalog import load_profile
-from storage.dataset import Dataset, create_or_open
-from storage.index import index_batches
-from storage.ingest import ingest
-from storage.location import Location, locate
+from storage.corpora.index import index_batches
+from storage.corpora.ingest import ingest
+from storage.datasets.dataset import Dataset, create_or_open
+from storage.datasets.samples import RejectRow, SampleRow
+from storage.datasets.shard import ShardData, write_shard
+from storage.objects.location import Location, locate
 from storage.recipe import Recipe, load_recipe
-from storage.samples import RejectRow, SampleRow
-from storage.shard import ShardData, write_shard
 
 settings.register_profile("storage", deadline=None)  # a loaded machine is not a wrong result
 settings.load_profile("storage")

@@ -1,0 +1,1 @@
+"""Where work runs: Dask workers, and how shards are handed to them."""

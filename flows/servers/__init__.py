@@ -1,0 +1,1 @@
+"""The Prefect server of this machine, and what it serves."""

@@ -1,0 +1,1 @@
+"""How a shard is made on a worker: read, computed, encoded, committed."""

@@ -1,0 +1,194 @@
+"""From whatever colours a file is in to sRGB: by its ICC profile, by its colour code points, or as they are."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Final
+
+import imagecodecs
+import numpy as np
+import numpy.typing as npt
+from PIL import ImageCms
+
+from aura.errors import RejectedImageError
+from storage.corpora.image_headers import ColourCode
+
+Pixels = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
+
+_D65: Final = (0.3127, 0.3290)
+_PRIMARIES: Final = {
+    4: (0.67, 0.33, 0.21, 0.71, 0.14, 0.08),  # BT.470 M
+    9: (0.708, 0.292, 0.170, 0.797, 0.131, 0.046),  # BT.2020
+    11: (0.680, 0.320, 0.265, 0.690, 0.150, 0.060),  # DCI-P3; its own white is brought to D65
+    12: (0.680, 0.320, 0.265, 0.690, 0.150, 0.060),  # Display P3
+}
+_SRGB_PRIMARIES: Final = (0.64, 0.33, 0.30, 0.60, 0.15, 0.06)
+_NEAR_SRGB: Final = {1, 2, 5, 6, 7}  # BT.601's primaries differ less than cameras do
+_HIGH_DYNAMIC_RANGE: Final = {16: "PQ", 18: "HLG"}
+_TRANSFER_GAMMA: Final = {4: 2.2, 5: 2.8, 8: 1.0}  # all others are display curves close to sRGB's
+_RELATIVE_COLORIMETRIC: Final = 1
+_BLACK_POINT: Final = 0x2000
+_EXACT: Final = 0x0100  # no optimisation
+_ICC_SPACE: Final = slice(16, 20)  # of the header: the colour space of the pixels (ICC.1:2022, 7.2.6)
+
+
+@dataclass(frozen=True, slots=True)
+class Colours:
+    """The colours a file's numbers are in.
+
+    Attributes:
+        icc: profile bytes, or None.
+        name: for the record, such as ``sRGB (assumed)`` or ``Display P3``.
+        is_srgb: whether the numbers are sRGB already.
+    """
+
+    icc: bytes | None
+    name: str
+    is_srgb: bool
+
+
+SRGB_ASSUMED: Final = Colours(None, "sRGB (assumed)", is_srgb=True)
+
+
+def colours_from_icc(profile: bytes, mode: str) -> Colours:
+    """Judge an embedded profile.
+
+    Args:
+        profile: the profile's bytes.
+        mode: ``GRAY``, ``RGB`` or ``CMYK``, as the pixels are.
+
+    Returns:
+        The profile, or sRGB assumed (with the cause in the name) if it is unreadable or of another kind than the
+        pixels.
+    """
+    try:
+        described = ImageCms.ImageCmsProfile(io.BytesIO(profile)).profile
+        space = str(described.xcolor_space).strip()
+        name = " ".join((described.profile_description or "unnamed profile").split())
+    except (OSError, ValueError, TypeError):
+        return Colours(None, "sRGB (assumed: unreadable ICC profile)", is_srgb=True)
+    if space != mode:
+        return Colours(None, f"sRGB (assumed: {space} profile on {mode} pixels)", is_srgb=True)
+    return Colours(profile, name, is_srgb=False)
+
+
+def colours_from_code(code: ColourCode, gamma: float | None = None) -> Colours:
+    """Judge colour code points.
+
+    Args:
+        code: primaries and transfer.
+        gamma: encoding exponent that stands in place of the transfer, or None.
+
+    Raises:
+        RejectedImageError: a high dynamic range transfer, or primaries that are not known (``unsupported_colour``).
+    """
+    if code.transfer in _HIGH_DYNAMIC_RANGE:
+        name = _HIGH_DYNAMIC_RANGE[code.transfer]
+        raise RejectedImageError(
+            "unsupported_colour", f"The colours are HDR ({name}); develop the image to sRGB first."
+        )
+    primaries = _SRGB_PRIMARIES if code.primaries in _NEAR_SRGB else _PRIMARIES.get(code.primaries)
+    if primaries is None:
+        raise RejectedImageError(
+            "unsupported_colour", f"Colour primaries {code.primaries} are not known; convert the image to sRGB first."
+        )
+    exponent = 1 / gamma if gamma else _TRANSFER_GAMMA.get(code.transfer)
+    if primaries == _SRGB_PRIMARIES and exponent is None:
+        return Colours(None, "sRGB", is_srgb=True)
+    name = f"code points {code.primaries}/{code.transfer}" + (f", gamma {exponent:.3g}" if exponent else "")
+    return Colours(_profile(primaries, exponent), name, is_srgb=False)
+
+
+def colours_from_chromaticity(gamma: float | None, chromaticity: Sequence[float] | None) -> Colours:
+    """Judge the gAMA and cHRM chunks of a PNG (white x, y, then red, green, blue).
+
+    Returns:
+        sRGB where they say so within rounding, as most do.
+    """
+    primaries = tuple(chromaticity[2:]) if chromaticity else _SRGB_PRIMARIES
+    white = tuple(chromaticity[:2]) if chromaticity else _D65
+    same_gamma = gamma is None or abs(gamma - 0.45455) < 0.02
+    same_primaries = np.allclose([*white, *primaries], [*_D65, *_SRGB_PRIMARIES], atol=0.005)
+    sane = gamma is None or 0.1 <= gamma <= 1.5
+    if (same_gamma and same_primaries) or not sane or min(primaries) <= 0 or min(white) <= 0:
+        return SRGB_ASSUMED
+    exponent = None if same_gamma else 1 / (gamma or 1.0)
+    return Colours(_profile(primaries, exponent, white), "gAMA and cHRM chunks", is_srgb=False)
+
+
+def to_srgb(pixels: Pixels, colours: Colours, mode: str) -> npt.NDArray[np.uint8]:
+    """Convert pixels to 8-bit sRGB, relative colorimetric with black point compensation.
+
+    Args:
+        pixels: ``(H, W)`` for GRAY, ``(H, W, 3)`` for RGB, ``(H, W, 4)`` for CMYK (full scale = full ink); uint8, or
+            uint16 over the full 16 bits.
+        colours: what the numbers mean; is ignored for CMYK without a profile, which is inverted naively.
+        mode: ``GRAY``, ``RGB`` or ``CMYK``.
+
+    Returns:
+        ``(H, W, 3)`` uint8 sRGB.
+
+    Raises:
+        RejectedImageError: the profile cannot be applied (``unsupported_colour``).
+    """
+    if colours.icc is not None:
+        if mode != "GRAY":
+            return _transformed(pixels, colours.icc, mode, colours.name)
+        greys: Any = np.arange(np.iinfo(pixels.dtype).max + 1).astype(pixels.dtype)[None]
+        if colours.icc[_ICC_SPACE] == b"RGB ":  # chunks and code points speak of RGB, of grey too
+            greys, mode = np.repeat(greys[..., None], 3, axis=-1), "RGB"
+        table: npt.NDArray[np.uint8] = _transformed(greys, colours.icc, mode, colours.name)[0]
+        return table[pixels]
+    eight = _to_eight_bits(pixels)
+    if mode == "CMYK":
+        light = 255 - eight.astype(np.uint16)
+        return ((light[..., :3] * light[..., 3:] + 127) // 255).astype(np.uint8)
+    return np.repeat(eight[..., None], 3, axis=-1) if mode == "GRAY" else eight
+
+
+def _transformed(pixels: Pixels, icc: bytes, mode: str, name: str) -> npt.NDArray[np.uint8]:
+    # but for 8-bit colours, LittleCMS interpolates between 33 values a channel, up to 30 codes beside a matrix profile
+    exact = _EXACT if pixels.dtype == np.uint16 or mode == "GRAY" else 0
+    try:
+        converted: npt.NDArray[np.uint8] = imagecodecs.cms_transform(
+            np.ascontiguousarray(pixels),
+            icc,
+            _srgb(),
+            colorspace=mode.lower(),
+            outcolorspace="rgb",
+            outdtype="uint8",
+            intent=_RELATIVE_COLORIMETRIC,
+            flags=_BLACK_POINT | exact,
+        )
+    except (imagecodecs.CmsError, ValueError) as error:
+        raise RejectedImageError(
+            "unsupported_colour", f"The ICC profile {name!r} cannot be applied ({error})."
+        ) from error
+    return converted
+
+
+def _to_eight_bits(pixels: Pixels) -> npt.NDArray[np.uint8]:
+    if pixels.dtype == np.uint8:
+        return pixels.astype(np.uint8, copy=False)
+    return ((pixels.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
+
+
+@lru_cache(maxsize=1)
+def _srgb() -> bytes:
+    return bytes(imagecodecs.cms_profile("srgb"))
+
+
+@lru_cache(maxsize=32)
+def _profile(primaries: tuple[float, ...], exponent: float | None, white: tuple[float, ...] = _D65) -> bytes:
+    if exponent is not None:
+        return bytes(imagecodecs.cms_profile("rgb", whitepoint=white, primaries=primaries, gamma=exponent))
+    display = np.linspace(0, 1, 4096)
+    linear = np.where(display <= 0.04045, display / 12.92, ((display + 0.055) / 1.055) ** 2.4)
+    return bytes(
+        imagecodecs.cms_profile(
+            "rgb", whitepoint=white, primaries=primaries, transferfunction=linear.astype(np.float32)
+        )
+    )

@@ -1,0 +1,434 @@
+"""A photograph from any file a corpus may hold: upright 8-bit sRGB, or a reason why not.
+
+The content decides, never the file's name. Limits are checked on the header, before a pixel is decoded. What is done:
+
+* EXIF orientation is applied. ICC profiles, colour code points (P3, BT.2020, linear) and PNG's gAMA/cHRM are converted
+  to sRGB, relative colorimetric with black point compensation; 16-bit files in 16 bits, so linear ones do not band.
+* Grey becomes three equal channels. CMYK without a profile is inverted naively. Palettes are expanded.
+* Transparency is composited on white, in sRGB.
+* Of animations, image sequences and stereo pairs the first frame is taken; the number of frames is in the facts.
+* HDR transfers (PQ, HLG), floating point, camera RAW and vector formats are refused: they are no sRGB photographs.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import imagecodecs
+import numpy as np
+import numpy.typing as npt
+import pillow_heif
+import tifffile
+from PIL import Image, UnidentifiedImageError
+
+from aura.errors import RejectedImageError
+from storage.corpora.colour_profile import (
+    SRGB_ASSUMED,
+    Colours,
+    Pixels,
+    colours_from_chromaticity,
+    colours_from_code,
+    colours_from_icc,
+    to_srgb,
+)
+from storage.corpora.image_headers import (
+    JXL_ICC,
+    ColourCode,
+    JxlHeader,
+    PngHeader,
+    name_unsupported,
+    read_jxl_header,
+    read_nclx,
+    read_png_header,
+    sniff,
+)
+from storage.recipe import Limits
+
+pillow_heif.register_heif_opener(thumbnails=False)
+# what Pillow warns of is either checked here (sizes) or harmless (damaged metadata)
+warnings.filterwarnings("ignore", module=r"PIL\.")
+
+_CHANNEL_MODES: Final = {1: ("GRAY", False), 2: ("GRAY", True), 3: ("RGB", False), 4: ("RGB", True)}
+_PILLOW_MODES: Final = {"L": "L", "1": "L", "RGB": "RGB", "CMYK": "CMYK", "RGBA": "RGBA", "LA": "LA", "RGBX": "RGB",
+                        "PA": "RGBA", "La": "LA", "RGBa": "RGBA", "YCbCr": "RGB"}  # fmt: skip
+_PROFILE_SPACES: Final = {"L": "GRAY", "1": "GRAY", "LA": "GRAY", "I;16": "GRAY", "I;16B": "GRAY", "CMYK": "CMYK"}
+_DNG_VERSION: Final = 50706
+_NEW_SUBFILE_TYPE: Final = 254
+_SAMPLE_FORMAT: Final = 339
+_BITS_PER_SAMPLE: Final = 258
+_PHOTOMETRIC: Final = 262
+_PREMULTIPLIED, _STRAIGHT = 1, 2  # TIFF 6.0, ExtraSamples; others are no alpha
+_RAW_PHOTOMETRICS: Final = {32803, 34892}  # colour filter array, linear RAW
+
+
+@dataclass(frozen=True, slots=True)
+class ImageFacts:
+    """What a header says about an image.
+
+    Attributes:
+        container: such as ``JPEG``, ``PNG``, ``HEIF``, ``JXL``.
+        mode: pixel layout in the file: Pillow's name, or such as ``RGB;16``.
+        height: pixels, after the orientation is applied.
+        width: pixels, after the orientation is applied.
+        orientation: EXIF orientation in the file, 1 to 8; 1 where none or an invalid one is given.
+        frames: images in the file; only the first is used.
+        has_alpha: whether there is transparency, which is composited on white.
+        colours: name of the colours in the file, such as ``Display P3`` or ``sRGB (assumed)``.
+    """
+
+    container: str
+    mode: str
+    height: int
+    width: int
+    orientation: int
+    frames: int
+    has_alpha: bool
+    colours: str
+
+
+@dataclass(frozen=True, slots=True)
+class Photograph:
+    """A decoded photograph.
+
+    Attributes:
+        image: ``(H, W, 3)`` uint8 sRGB, upright.
+        facts: what its header said.
+    """
+
+    image: npt.NDArray[np.uint8]
+    facts: ImageFacts
+
+
+def probe(data: bytes, limits: Limits) -> ImageFacts:
+    """Read an encoded image's header and hold it against the limits; no pixel is decoded.
+
+    Args:
+        data: the whole file.
+        limits: what is allowed.
+
+    Raises:
+        RejectedImageError: it cannot be used; ``reason`` is ``empty_file``, ``too_many_bytes``, ``not_an_image``,
+            ``unsupported_format``, ``unsupported_pixels``, ``unsupported_colour``, ``too_many_pixels``, ``too_small``,
+            ``damaged``, ``truncated``.
+    """
+    return _open(data, limits).facts
+
+
+def decode(data: bytes, limits: Limits) -> Photograph:
+    """Decode an image to upright sRGB; its header is checked first, as :func:`probe` does.
+
+    Args:
+        data: the whole file.
+        limits: what is allowed.
+
+    Raises:
+        RejectedImageError: as for :func:`probe`; a file that ends early is ``truncated``, other decoding failures are
+            ``damaged``.
+    """
+    opened = _open(data, limits)
+    try:
+        pixels, mode, alpha = opened.read_pixels()
+        if opened.facts.container in {"JPEG", "MPO"}:
+            _require_whole_jpeg(data, pixels)
+        image = to_srgb(pixels, opened.colours, mode)
+    except RejectedImageError:
+        raise
+    except Exception as error:  # decoders raise anything on hostile bytes; none may stop a run
+        raise _decoding_failure(error) from error
+    if alpha is not None:
+        image = _composite_on_white(image, alpha)
+    image = _upright(image, opened.orientation_to_apply)
+    if image.shape[:2] != (opened.facts.height, opened.facts.width):
+        raise RejectedImageError(
+            "damaged",
+            f"Decodes to {image.shape[0]}x{image.shape[1]} px, but its header says "
+            f"{opened.facts.height}x{opened.facts.width}.",
+        )
+    return Photograph(np.ascontiguousarray(image), opened.facts)
+
+
+Layout = tuple[Pixels, str, npt.NDArray[np.uint8] | None]
+"""Pixels, their mode (``GRAY``, ``RGB``, ``CMYK``) and 8-bit alpha or None."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    data: bytes
+    facts: ImageFacts
+    colours: Colours
+    orientation_to_apply: int
+    source: Image.Image | JxlHeader
+
+    def read_pixels(self) -> Layout:
+        if isinstance(self.source, JxlHeader):
+            return _read_jxl(self.data, self.source)
+        if self.facts.container == "PNG" and self.facts.mode.endswith(";16"):
+            return _split(imagecodecs.png_decode(self.data), 16)
+        if self.facts.container == "TIFF" and self.facts.mode.endswith(";16"):
+            return _read_tiff16(self.data)
+        return _read_pillow(self.source)
+
+
+def _open(data: bytes, limits: Limits) -> _Opened:
+    container = _recognise(data, limits)
+    try:
+        opened = _open_jxl(data) if container == "JXL" else _open_pillow(data, container, limits)
+    except RejectedImageError:
+        raise
+    except Exception as error:  # as in decode
+        raise _decoding_failure(error) from error
+    _require_size(opened.facts, limits)
+    return opened
+
+
+def _recognise(data: bytes, limits: Limits) -> str:
+    if not data:
+        raise RejectedImageError("empty_file", "The file has no bytes.")
+    if len(data) > limits.max_bytes:
+        raise RejectedImageError(
+            "too_many_bytes", f"The file has {len(data)} bytes; limits.max_bytes is {limits.max_bytes}."
+        )
+    container = sniff(data)
+    if container is None:
+        known = name_unsupported(data)
+        if known is not None:
+            raise RejectedImageError("unsupported_format", f"{known} files are not taken; convert it to JPEG or PNG.")
+        raise RejectedImageError("not_an_image", f"The first bytes ({data[:8].hex(' ')}) are of no known image format.")
+    return container
+
+
+def _require_size(facts: ImageFacts, limits: Limits) -> None:
+    size = f"{facts.height}x{facts.width} px"
+    if facts.height * facts.width > limits.max_pixels:
+        raise RejectedImageError("too_many_pixels", f"It has {size}; limits.max_pixels is {limits.max_pixels}.")
+    if min(facts.height, facts.width) < limits.min_side:
+        raise RejectedImageError("too_small", f"It has {size}; limits.min_side is {limits.min_side}.")
+
+
+def _open_pillow(data: bytes, container: str, limits: Limits) -> _Opened:
+    # PNG comes first, since Pillow refuses to say how large a bomb is
+    png = _read_png(data) if container == "PNG" else None
+    if container == "TIFF":
+        _require_display_tiff(data)
+    if png is not None and png.height * png.width > limits.max_pixels:
+        raise RejectedImageError(
+            "too_many_pixels", f"It has {png.height}x{png.width} px; limits.max_pixels is {limits.max_pixels}."
+        )
+    try:
+        image = Image.open(io.BytesIO(data), formats=_formats(container))
+    except Image.DecompressionBombError as error:
+        raise RejectedImageError(
+            "too_many_pixels", f"Its header declares more pixels than limits.max_pixels, {limits.max_pixels}."
+        ) from error
+    except UnidentifiedImageError as error:
+        raise RejectedImageError("damaged", f"It begins like {container}, but its header cannot be read.") from error
+    mode = image.mode
+    if container == "TIFF":
+        mode = _tiff_mode(image)
+    elif png is not None and png.bit_depth == 16:
+        mode = f"{image.mode.split(';')[0]};16".replace("I;", "L;")
+    if not mode.endswith(";16") and mode not in _PILLOW_MODES and mode != "P":
+        raise RejectedImageError("unsupported_pixels", f"Pixels of mode {mode} are not taken; use 8 or 16 bits.")
+    orientation = _orientation(image, png)
+    # of TIFF, Pillow names the upright size, and turns the pixels that it decodes itself
+    width, height = image.size if orientation < 5 or container == "TIFF" else image.size[::-1]
+    to_apply = 1 if container == "TIFF" and not mode.endswith(";16") else orientation
+    colours = _colours(image, data, container, png.colour if png else None)
+    facts = ImageFacts(
+        container=image.format or container,
+        mode=mode,
+        height=height,
+        width=width,
+        orientation=_original_orientation(image, orientation),
+        frames=getattr(image, "n_frames", 1),
+        has_alpha=image.mode in {"RGBA", "LA", "PA", "La", "RGBa"} or "transparency" in image.info,
+        colours=colours.name,
+    )
+    return _Opened(data, facts, colours, to_apply, image)
+
+
+def _formats(container: str) -> tuple[str, ...]:
+    # both kinds of HEIF share their brands
+    return {"AVIF": ("AVIF", "HEIF"), "HEIF": ("HEIF", "AVIF")}.get(container, (container,))
+
+
+def _colours(image: Image.Image, data: bytes, container: str, cicp: ColourCode | None) -> Colours:
+    profile = image.info.get("icc_profile")
+    code = cicp or (read_nclx(data) if container in {"AVIF", "HEIF"} else None)
+    if container in {"PNG", "AVIF", "HEIF"} and code is not None and (cicp or not profile):
+        return colours_from_code(code)
+    if profile:
+        kind = _PROFILE_SPACES.get(image.mode, "RGB")
+        judged = colours_from_icc(profile, kind)
+        # Pillow shows 16-bit grey with alpha as RGBA
+        return colours_from_icc(profile, "GRAY") if judged.icc is None and container == "PNG" else judged
+    if image.mode == "CMYK":
+        return replace(SRGB_ASSUMED, name="CMYK (no profile)", is_srgb=False)
+    if container == "PNG" and "srgb" not in image.info:
+        return colours_from_chromaticity(image.info.get("gamma"), image.info.get("chromaticity"))
+    return SRGB_ASSUMED
+
+
+def _read_png(data: bytes) -> PngHeader:
+    header = read_png_header(data)
+    if header is None or not header.width or not header.height:
+        raise RejectedImageError("damaged", "It begins like PNG, but its header gives no size.")
+    return header
+
+
+def _orientation(image: Image.Image, png: PngHeader | None) -> int:
+    try:
+        if png is None:
+            exif = image.getexif()
+        else:  # Pillow would decode all the pixels to look for a chunk behind them
+            exif = Image.Exif()
+            exif.load(png.exif or b"")
+        value = exif.get(0x0112, 1)
+    except Exception:  # noqa: BLE001  # damaged EXIF raises anything, and says nothing about the pixels
+        return 1
+    return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+def _original_orientation(image: Image.Image, orientation: int) -> int:
+    original = image.info.get("original_orientation")  # HEIF's decoder has applied it already
+    return original if isinstance(original, int) and 1 <= original <= 8 else orientation
+
+
+def _require_display_tiff(data: bytes) -> None:
+    """Refuse camera RAW, most of which is TIFF whose first image is a thumbnail."""
+    with tifffile.TiffFile(io.BytesIO(data)) as file:
+        tags: Any = file.pages[0].tags  # type: ignore[union-attr]  # the first page is never a bare frame
+        is_thumbnail = tags.valueof(_NEW_SUBFILE_TYPE, 0) & 1
+        is_mosaic = tags.valueof(_PHOTOMETRIC, 1) in _RAW_PHOTOMETRICS
+        is_dng = tags.valueof(_DNG_VERSION) is not None
+    if data[8:10] == b"CR" or is_thumbnail or is_mosaic or is_dng:
+        raise RejectedImageError("unsupported_format", "It is a camera RAW file; develop it to sRGB first.")
+
+
+def _tiff_mode(image: Image.Image) -> str:
+    tags: Any = getattr(image, "tag_v2", {})
+    depths = set(tags.get(_BITS_PER_SAMPLE, (1,)))
+    if depths == {16} and set(tags.get(_SAMPLE_FORMAT, (1,))) == {1} and tags.get(_PHOTOMETRIC, 1) in {0, 1, 2}:
+        return {0: "L", 1: "L", 2: "RGB"}[tags.get(_PHOTOMETRIC, 1)] + ";16"
+    return image.mode
+
+
+def _read_pillow(image: Image.Image) -> Layout:
+    if image.mode == "P":
+        target = "RGBA" if "transparency" in image.info else "RGB"
+    elif "transparency" in image.info and image.mode in {"L", "RGB", "1"}:
+        target = "RGBA" if image.mode == "RGB" else "LA"
+    else:
+        target = _PILLOW_MODES[image.mode]
+    pixels = np.asarray(image if image.mode == target else image.convert(target))
+    if target == "CMYK":
+        return pixels, "CMYK", None
+    return _split(pixels, 8)
+
+
+def _read_tiff16(data: bytes) -> Layout:
+    with tifffile.TiffFile(io.BytesIO(data)) as file:
+        page = file.pages[0]
+        pixels = page.asarray()
+        if getattr(page, "planarconfig", 1) == 2 and pixels.ndim == 3:
+            pixels = np.moveaxis(pixels, 0, -1)
+        if int(getattr(page, "photometric", 1)) == 0:
+            pixels = 65535 - pixels
+        extra = getattr(page, "extrasamples", ())
+    if extra and int(extra[0]) not in {_PREMULTIPLIED, _STRAIGHT}:
+        return _split(pixels[..., : -len(extra)], 16)
+    if extra and int(extra[0]) == _PREMULTIPLIED:
+        cover = np.maximum(pixels[..., -1:], 1).astype(np.uint32)
+        pixels[..., :-1] = np.minimum(pixels[..., :-1] * np.uint32(65535) // cover, 65535)
+    return _split(pixels, 16)
+
+
+def _require_whole_jpeg(data: bytes, pixels: Pixels) -> None:
+    """Find a JPEG that was cut and closed by an end marker: libjpeg fills what is missing with middle grey."""
+    if not np.all(pixels[-8:, -8:] == 128):
+        return
+    end = data.rfind(b"\xff\xd9")
+    # noise before the end marker is skipped after a whole image, but becomes pixels where some were missing
+    stuffed = data[:end] + b"\x5a\xa5" * 512 + data[end:]
+    with Image.open(io.BytesIO(stuffed), formats=("JPEG", "MPO")) as image:
+        whole = np.array_equal(pixels, np.asarray(image))
+    if not whole:
+        raise RejectedImageError("truncated", "The JPEG data end early, though an end marker was added.")
+
+
+def _split(pixels: Pixels, bits: int) -> Layout:
+    pixels = pixels[..., None] if pixels.ndim == 2 else pixels
+    mode, has_alpha = _CHANNEL_MODES[pixels.shape[-1]]
+    channels = 1 if mode == "GRAY" else 3
+    alpha = None
+    if has_alpha:
+        alpha = (pixels[..., -1] >> (bits - 8)).astype(np.uint8)
+    colour = pixels[..., 0] if channels == 1 else pixels[..., :3]
+    return colour, mode, alpha
+
+
+def _open_jxl(data: bytes) -> _Opened:
+    try:
+        header = read_jxl_header(data)
+    except ValueError as error:
+        raise RejectedImageError("truncated", f"The JPEG XL file cannot be read: {error}.") from error
+    if header.is_float or header.bits > 16:
+        raise RejectedImageError("unsupported_pixels", "Floating-point JPEG XL is not taken; convert it to 16 bits.")
+    facts = ImageFacts(
+        container="JXL",
+        mode="RGB" if header.bits == 8 else f"RGB;{header.bits}",
+        height=header.height,
+        width=header.width,
+        orientation=header.orientation,
+        frames=2 if header.is_animated else 1,
+        has_alpha=False,
+        colours="",
+    )
+    colours = _jxl_colours(header)
+    return _Opened(data, replace(facts, colours=colours.name), colours, 1, header)
+
+
+def _jxl_colours(header: JxlHeader) -> Colours:
+    if header.colour is None:
+        return replace(SRGB_ASSUMED, name="sRGB")
+    if header.colour.primaries == JXL_ICC:
+        if header.is_xyb:  # the decoder itself converts to sRGB
+            return replace(SRGB_ASSUMED, name="sRGB (by the decoder)")
+        raise RejectedImageError(
+            "unsupported_colour",
+            "JPEG XL with an ICC profile is not taken; convert it to PNG with the profile.",
+        )
+    return colours_from_code(header.colour, header.gamma)
+
+
+def _read_jxl(data: bytes, header: JxlHeader) -> Layout:
+    pixels = imagecodecs.jpegxl_decode(data, 0)
+    if pixels.dtype == np.uint16 and header.bits < 16:
+        top = (1 << header.bits) - 1
+        pixels = ((pixels.astype(np.uint32) * 65535 + top // 2) // top).astype(np.uint16)
+    return _split(pixels, 16 if pixels.dtype == np.uint16 else 8)
+
+
+def _composite_on_white(image: npt.NDArray[np.uint8], alpha: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    cover = alpha[..., None].astype(np.uint32)
+    return ((image * cover + 255 * (255 - cover) + 127) // 255).astype(np.uint8)
+
+
+def _upright(image: npt.NDArray[np.uint8], orientation: int) -> npt.NDArray[np.uint8]:
+    if orientation in {5, 6, 7, 8}:
+        image = image.transpose(1, 0, 2)
+    if orientation in {2, 3, 6, 7}:
+        image = image[:, ::-1]
+    if orientation in {3, 4, 7, 8}:
+        image = image[::-1]
+    return image
+
+
+def _decoding_failure(error: Exception) -> RejectedImageError:
+    said = " ".join(str(error).split()) or type(error).__name__
+    words = ("truncated", "too small", "NEED_MORE_INPUT", "end of", "not enough", "EOF")
+    reason = "truncated" if any(word in said for word in words) else "damaged"
+    return RejectedImageError(reason, f"It cannot be decoded: {said[:200]}.")

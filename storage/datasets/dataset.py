@@ -1,0 +1,403 @@
+"""A dataset: a Zarr v3 group of sharded arrays beside Parquet tables, at one location.
+
+Layout (format ``aura-raw``, version 1)::
+
+    zarr.json                   group; attributes say format, recipe, model, profiles, packed order, canvas
+    raw/                        uint16 [N, 4, h, w], one chunk per sample, one object per shard
+    srgb/                       uint8 [N, 3, H, W], optional, aligned with raw
+    samples/00000042.parquet    a row per sample of shard 42, written last: it is the commit
+    rejects/00000042.parquet    what could not be made, and why
+    index.parquet, plan/        how the corpus was read and cut
+    listings/000002.parquet     what was new or gone when the corpus was listed again
+    listings/000002.json        digests of everything that this listing wrote, and the metadata themselves
+    versions/000001.json        immutable lists of shards with digests
+    tags/NAME.json              a name for a version
+    labels/DIGEST.parquet       labels by sample_id, named by versions
+    lease/                      who is writing now
+
+The last shard may be partly empty; a grown corpus starts at the next whole shard, so no shard object is ever written
+with different content. N is the end of the last planned sample. A slot whose sample was rejected, or that was never
+planned, holds zeros and has no row in ``samples``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import pyarrow as pa
+import zarr
+from pydantic import BaseModel
+from zarr.core.buffer import Buffer
+from zarr.errors import ZarrUserWarning
+from zarr.storage import MemoryStore
+
+from aura.bayer import PACKED_ORDER
+from aura.errors import DatasetConflictError, IntegrityError, InvalidInputError, MissingFileError
+from storage.datasets.arrays import RAW_DIMENSIONS, SRGB_DIMENSIONS, create_array, srgb_codec
+from storage.datasets.plan import shard_name
+from storage.datasets.sealed import seal, unseal
+from storage.objects.location import Location, locate
+from storage.objects.tables import read_table
+from storage.recipe import Recipe, differing_fields
+
+FORMAT: Final = "aura-raw"
+FORMAT_VERSION: Final = 1
+
+OWN_NAMES: Final = frozenset(
+    {"index", "index.parquet", "plan", "zarr.json", "raw", "srgb", "samples", "rejects", "listings", "versions", "tags",
+     "reports", "lease", "labels"}
+)  # fmt: skip
+"""What lies directly in a dataset."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """A handle on a dataset. Holds no open file, so it may be pickled and may cross a fork.
+
+    Attributes:
+        location: where it lies.
+        recipe: what it is made by.
+        model_digest: digest of the weights and method.
+        spans: first planned sample and the one after the last, of the corpus and of each growth.
+        profiles: the sensor profiles as JSON, by camera name.
+        version: the published version this handle reads, or None for whatever is committed.
+        listings: how often the corpus was listed with something new in it.
+    """
+
+    location: Location
+    recipe: Recipe
+    model_digest: str
+    spans: tuple[tuple[int, int], ...]
+    profiles: Mapping[str, Mapping[str, Any]]
+    version: int | None = None
+    listings: int = 1
+
+    @property
+    def n_samples(self) -> int:
+        """Length of the arrays; more than the planned samples where a growth began at a whole shard."""
+        return self.spans[-1][1]
+
+    @property
+    def planned_samples(self) -> int:
+        """Number of planned samples."""
+        return sum(stop - start for start, stop in self.spans)
+
+    @property
+    def shard_count(self) -> int:
+        """Number of planned shards."""
+        return -(-self.n_samples // self.recipe.shard_size)
+
+    def shard_bounds(self, shard: int) -> tuple[int, int]:
+        """Return the first planned sample of a shard and the one after its last.
+
+        Raises:
+            InvalidInputError: the dataset has no such shard.
+        """
+        if not 0 <= shard < self.shard_count:
+            raise InvalidInputError(f"Shard {shard} is outside the dataset's 0 to {self.shard_count - 1}.")
+        start = shard * self.recipe.shard_size
+        end = next(stop for first, stop in self.spans if first <= start < stop)
+        return start, min(start + self.recipe.shard_size, end)
+
+    def committed_shards(self) -> list[int]:
+        """List the shards that readers may see, ascending: one listing, whatever the number of shards."""
+        names = self.location.join("samples").names()
+        return sorted(int(name.split(".")[0]) for name in names if name.endswith(".parquet"))
+
+    def missing_shards(self) -> list[int]:
+        """List the planned shards that are not committed, ascending."""
+        return sorted(set(range(self.shard_count)) - set(self.committed_shards()))
+
+    def samples(self, shard: int) -> pa.Table:
+        """Read the rows of a committed shard (:data:`storage.datasets.samples.SAMPLE_SCHEMA`).
+
+        Raises:
+            MissingFileError: the shard is not committed.
+            IntegrityError: the table is damaged.
+        """
+        return read_table(self.location.join("samples", shard_name(shard)))
+
+    def rejects(self, shard: int) -> pa.Table:
+        """Read what a committed shard could not make (:data:`storage.datasets.samples.REJECT_SCHEMA`).
+
+        Raises:
+            MissingFileError: the shard is not committed.
+            IntegrityError: the table is damaged.
+        """
+        return read_table(self.location.join("rejects", shard_name(shard)))
+
+    def open_raw(self) -> zarr.Array[Any]:
+        """Open the RAW: uint16 DN ``[N, 4, h, w]``, planes R, Gr, Gb, B. Keep it within the process."""
+        return self._open_array("raw")
+
+    def open_srgb(self) -> zarr.Array[Any] | None:
+        """Open the source pixels, uint8 ``[N, 3, H, W]``, or return None where the recipe does not keep them."""
+        return self._open_array("srgb") if self.recipe.keep_srgb else None
+
+    def _open_array(self, name: str) -> zarr.Array[Any]:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ZarrUserWarning)  # pcodec is outside the Zarr specification, as documented
+            array = zarr.open_group(self.location.zarr_store(), mode="r", zarr_format=3)[name]
+        if not isinstance(array, zarr.Array):
+            raise IntegrityError(f"{self.location.url}/{name} is not an array. Restore the dataset's zarr.json.")
+        return array
+
+
+def find_dataset(url: str | Location, recipe: Recipe, model_digest: str) -> Dataset | None:
+    """Look for the dataset of a recipe before any work, touching nothing.
+
+    Returns:
+        The dataset if this recipe and model made it (finished or not), None if the place is free.
+
+    Raises:
+        DatasetConflictError: another recipe or model made it, or the place holds other files.
+        MissingFileError: the bucket does not exist.
+        StorageAccessError: the credentials were refused.
+        StorageError: the storage does not answer.
+    """
+    location = locate(url)
+    location.check_reachable()
+    if location.join("zarr.json").exists():
+        dataset = open_dataset(location)
+        _require_same(dataset, recipe, model_digest)
+        return dataset
+    foreign = [name for name in location.names() if name not in OWN_NAMES]
+    if foreign:
+        raise DatasetConflictError(
+            f"{location.url} is not a dataset and holds other files ({', '.join(foreign[:3])}"
+            f"{', ...' if len(foreign) > 3 else ''}). Choose an empty place."
+        )
+    return None
+
+
+def create_or_open(
+    url: str | Location,
+    recipe: Recipe,
+    model_digest: str,
+    profiles: Sequence[BaseModel],
+    n_samples: int,
+    objects: Mapping[str, str] | None = None,
+) -> Dataset:
+    """Make the group and its empty arrays, or open them if the same recipe made them; the coordinator's job alone.
+
+    Args:
+        url: where the dataset lies or shall lie.
+        recipe: what it is made by.
+        model_digest: digest of the weights and method.
+        profiles: the sensor profiles of the recipe's cameras; each has a ``name``.
+        n_samples: planned samples.
+        objects: digests of the index and the plan, by name within the dataset.
+
+    Raises:
+        DatasetConflictError: another recipe or model made it (the message names the fields), or it has another number
+            of samples, or the place holds other files. Nothing is touched.
+        StorageError: the storage refused.
+    """
+    location = locate(url)
+    dataset = find_dataset(location, recipe, model_digest)
+    if dataset is None:
+        dumped = {profile["name"]: profile for profile in (each.model_dump(mode="json") for each in profiles)}
+        planned = Dataset(location, recipe, model_digest, ((0, n_samples),), dumped)
+        documents = group_documents(planned)
+        if not location.join("zarr.json").exists():
+            write_manifest(planned, documents, objects or {})
+        # the root holds the metadata of everything, so creating it is the one step that claims the place
+        location.join("zarr.json").create(documents["zarr.json"])
+        dataset = find_dataset(location, recipe, model_digest) or open_dataset(location)
+    if dataset.spans[0] != (0, n_samples):
+        raise DatasetConflictError(
+            f"{location.url} was planned with {dataset.spans[0][1]} samples and now there are {n_samples}: the corpus "
+            "has changed. Make a new dataset, or give back the corpus as it was."
+        )
+    complete_group(dataset)
+    return dataset
+
+
+def grow(dataset: Dataset, samples: int, objects: Mapping[str, str]) -> Dataset:
+    """Take another listing of the corpus in, and make room for its samples; the coordinator's job alone.
+
+    Nothing that is there changes but the metadata: the arrays become longer, from the next whole shard on.
+
+    Args:
+        dataset: as it is.
+        samples: planned samples to make room for; may be 0.
+        objects: digests of what the listing wrote, by name within the dataset.
+
+    Returns:
+        The grown dataset.
+
+    Raises:
+        StorageError: the storage refused; the dataset is as before.
+    """
+    start = dataset.shard_count * dataset.recipe.shard_size
+    spans = (*dataset.spans, (start, start + samples)) if samples else dataset.spans
+    grown = replace(dataset, spans=spans, listings=dataset.listings + 1)
+    documents = group_documents(grown)
+    write_manifest(grown, documents, objects)
+    grown.location.join("zarr.json").write(documents["zarr.json"])
+    complete_group(grown)
+    return grown
+
+
+def complete_group(dataset: Dataset) -> None:
+    """Write the arrays' own metadata where a coordinator was stopped before it did, or while it grew the dataset."""
+    for name, document in read_manifest(dataset.location, dataset.listings)["documents"].items():
+        place = dataset.location.join(name)
+        if name != "zarr.json" and (not place.exists() or place.read() != document.encode()):
+            place.write(document.encode())
+
+
+def write_manifest(dataset: Dataset, documents: Mapping[str, bytes], objects: Mapping[str, str]) -> None:
+    """Keep the digests of what a listing wrote, and a copy of the metadata, which are small and decide everything.
+
+    Args:
+        dataset: as the listing makes it.
+        documents: the metadata, by name.
+        objects: digests of other objects, by name.
+
+    Raises:
+        StorageError: the storage refused.
+    """
+    document = {
+        "format": FORMAT,
+        "listing": dataset.listings,
+        "objects": dict(objects),
+        "documents": {name: data.decode() for name, data in documents.items()},
+    }
+    dataset.location.join("listings", f"{dataset.listings:06d}.json").write(seal(document))
+
+
+def read_manifest(location: Location, listing: int) -> dict[str, Any]:
+    """Return what :func:`write_manifest` kept.
+
+    Raises:
+        MissingFileError: it is not there.
+        IntegrityError: it is damaged.
+        StorageError: the storage refused.
+    """
+    place = location.join("listings", f"{listing:06d}.json")
+    return unseal(place.read(), place.url)
+
+
+def open_dataset(url: str | os.PathLike[str] | Location, version: int | None = None) -> Dataset:
+    """Open a dataset that exists.
+
+    Args:
+        url: where it lies.
+        version: a published version to read, or None for whatever is committed.
+
+    Raises:
+        MissingFileError: there is no dataset, or no such version.
+        IntegrityError: what lies there is not a dataset of this format and version.
+        StorageError: the storage refused.
+    """
+    location = locate(url)
+    location.check_reachable()
+    try:
+        document = location.join("zarr.json").read()
+    except MissingFileError as error:
+        raise MissingFileError(
+            f"{location.url} holds no dataset (no zarr.json). Check the path, or make one with `aura synthesize`."
+        ) from error
+    dataset = parse_group(location, document, version)
+    if version is not None and not location.join("versions", f"{version:06d}.json").exists():
+        raise MissingFileError(f"{location.url} has no version {version}. List its versions and choose one.")
+    return dataset
+
+
+def object_location(dataset: Location, name: str, shard: int) -> Location:
+    """Return where a shard's object lies: ``raw``, ``srgb``, ``samples`` or ``rejects``."""
+    if name in {"raw", "srgb"}:
+        return dataset.join(name, "c", str(shard), "0", "0", "0")
+    return dataset.join(name, shard_name(shard))
+
+
+def group_documents(dataset: Dataset) -> dict[str, bytes]:
+    """Make the metadata of a dataset: the group's and each array's ``zarr.json``, by name."""
+    recipe = dataset.recipe
+    store: dict[str, Buffer] = {}
+    memory = MemoryStore(store)
+    height, width = recipe.canvas.height, recipe.canvas.width
+    zarr.create_group(memory, zarr_format=3, attributes=_attributes(dataset))
+    create_array(
+        memory,
+        "raw",
+        (dataset.n_samples, 4, height // 2, width // 2),
+        "uint16",
+        recipe.shard_size,
+        recipe.codec,
+        RAW_DIMENSIONS,
+    )
+    if recipe.keep_srgb:
+        shape = (dataset.n_samples, 3, height, width)
+        create_array(memory, "srgb", shape, "uint8", recipe.shard_size, srgb_codec(recipe.codec), SRGB_DIMENSIONS)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ZarrUserWarning)  # consolidated metadata is a widely read extension
+        zarr.consolidate_metadata(memory, zarr_format=3)
+    return {name: buffer.to_bytes() for name, buffer in store.items()}
+
+
+def _attributes(dataset: Dataset) -> dict[str, Any]:
+    return {
+        "format": FORMAT,
+        "version": FORMAT_VERSION,
+        "recipe": dataset.recipe.model_dump(mode="json"),
+        "recipe_digest": dataset.recipe.digest,
+        "model_digest": dataset.model_digest,
+        "sensor_profiles": dict(dataset.profiles),
+        "packed_order": list(PACKED_ORDER),
+        "canvas": dataset.recipe.canvas.model_dump(mode="json"),
+        "planned_samples": dataset.planned_samples,
+        "spans": [list(span) for span in dataset.spans],
+        "listings": dataset.listings,
+    }
+
+
+def parse_group(location: Location, document: bytes, version: int | None = None) -> Dataset:
+    """Read what a group's ``zarr.json`` says.
+
+    Raises:
+        DatasetConflictError: it is a Zarr group of another kind.
+        IntegrityError: it is damaged, or of another version of the format.
+    """
+    try:
+        attributes = json.loads(document).get("attributes", {})
+    except (ValueError, AttributeError) as error:
+        raise IntegrityError(f"{location.url}/zarr.json is damaged. Restore that file.") from error
+    if attributes.get("format") != FORMAT:
+        raise DatasetConflictError(f"{location.url} is a Zarr group but no {FORMAT} dataset. Choose another place.")
+    if attributes.get("version") != FORMAT_VERSION:
+        raise IntegrityError(
+            f"{location.url} has {FORMAT} version {attributes.get('version')}; this program reads version "
+            f"{FORMAT_VERSION}. Use the release that made it."
+        )
+    try:
+        return Dataset(
+            location=location,
+            recipe=Recipe.model_validate(attributes["recipe"]),
+            model_digest=attributes["model_digest"],
+            spans=tuple((start, stop) for start, stop in attributes["spans"]),
+            profiles=attributes["sensor_profiles"],
+            version=version,
+            listings=attributes["listings"],
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise IntegrityError(
+            f"{location.url}/zarr.json lacks or spoils what version {FORMAT_VERSION} needs. Restore that file."
+        ) from error
+
+
+def _require_same(dataset: Dataset, recipe: Recipe, model_digest: str) -> None:
+    fields = differing_fields(dataset.recipe.deciding, recipe.deciding)
+    if dataset.model_digest != model_digest:
+        fields.append("weights")
+    if fields:
+        raise DatasetConflictError(
+            f"{dataset.location.url} was made by another recipe (it differs in {', '.join(fields)}). "
+            "Use the recipe it was made by, or choose another place."
+        )

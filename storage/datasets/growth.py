@@ -1,0 +1,402 @@
+"""Growth: what is new or gone in the corpus of a finished dataset, and what of it is to be made.
+
+A corpus is listed again at each run. What differs from the last time is kept as ``listings/000002.parquet``: rows of
+files that are new or have other bytes, and rows with the reason ``removed`` of files that are gone. The identity of a
+photograph is the digest of its bytes: one that was renamed or copied is neither new nor gone. A file of the same name
+and length is taken for the same file, and so is a tar or Parquet file with all that it holds; one that has another
+length is read again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from aura.errors import IntegrityError, MissingFileError, RejectedImageError, StorageAccessError
+from storage.corpora.corpus import check_corpus, holds_photographs, is_list, list_items, read_bytes, read_item
+from storage.corpora.index import INDEX_NAME, INDEX_SCHEMA, TableFile, describe, has_index, read_rows_of, recipe_facts
+from storage.corpora.ingest import Progress, RunParts, clear_parts, part_rows, read_parts, reject_repeated
+from storage.corpora.photograph import decode
+from storage.corpora.sources import Content, Item, Source, source_name
+from storage.datasets.dataset import Dataset
+from storage.datasets.plan import plan_shards, read_shard_plan
+from storage.objects.location import Location
+from storage.objects.tables import encode_table, facts_of
+
+REMOVED: Final = "removed"
+"""Reason in a listing of a file that is no longer in the corpus."""
+
+_READERS: Final = 16
+_DECODERS: Final = 2  # each may hold a whole photograph
+
+_NOT_RETRIED: Final = (None, "duplicate", "wrong_uri", "credentials_in_uri")
+_COMPARED_AT_ONCE: Final = 4096
+_PLANNED_AT_ONCE: Final = 4096
+_USABLE: Final = ("sha256", "reject_reason")
+_NAME: Final = ("uri", "member", "offset_bytes")
+
+Keys = npt.NDArray[np.bytes_]
+"""Digests of 16 bytes: a million of them take as many bytes of memory, where names would take hundreds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """How the corpus differs from the last listing.
+
+    Attributes:
+        fresh: items that were not there, or have another length.
+        gone: rows of the index, by place, whose item is not there any more.
+    """
+
+    fresh: tuple[Item, ...]
+    gone: tuple[int, ...]
+
+    def __bool__(self) -> bool:
+        return bool(self.fresh or self.gone)
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """A listing that is to be taken in.
+
+    Attributes:
+        rows: :data:`storage.corpora.index.INDEX_SCHEMA`, of what is new or gone.
+        retry: whether photographs that were tried before are tried again.
+        known: how many usable rows have bytes that were there before, in a tar or Parquet file that has changed.
+    """
+
+    rows: pa.Table
+    retry: bool
+    known: int = 0
+
+
+def current_index(dataset: Dataset, columns: Sequence[str] | None = None) -> pa.Table:
+    """Return the corpus as it was listed last: the index with every listing laid over it, without what is gone.
+
+    Args:
+        dataset: the dataset.
+        columns: those to return; None returns all.
+
+    Raises:
+        IntegrityError: a table is damaged, or the index is lost.
+        StorageError: the storage refused.
+    """
+    wanted = pa.schema([INDEX_SCHEMA.field(name) for name in columns or INDEX_SCHEMA.names])
+    return pa.concat_tables([wanted.empty_table(), *current_rows(dataset, columns)])
+
+
+def current_rows(dataset: Dataset, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+    """Yield what :func:`current_index` returns, some ten thousand rows at a time; of the rest, memory holds 16 bytes.
+
+    Raises:
+        IntegrityError: a table is damaged, or the index is lost.
+        StorageError: the storage refused.
+    """
+    wanted = INDEX_SCHEMA.names if columns is None else list(columns)
+    for rows, stays in _History.read(dataset).rows(wanted):
+        yield rows.filter(pa.array(stays)) if not stays.all() else rows
+
+
+def present_sources(index: pa.Table) -> frozenset[str]:
+    """Return the digests of the photographs that an index holds and that can be used."""
+    return frozenset(_usable(index).to_pylist())
+
+
+def gone_sources(dataset: Dataset) -> frozenset[str]:
+    """Return the digests of the photographs that were in the corpus once and are no more."""
+    if dataset.listings == 1:
+        return frozenset()
+    history = _History.read(dataset)
+    gone: set[str] = set()
+    for rows, stays in history.rows(_USABLE):
+        gone.update(_usable(rows.filter(pa.array(~stays))).to_pylist())
+    for rows, stays in history.rows(_USABLE):
+        present = _usable(rows.filter(pa.array(stays)))
+        gone.difference_update(present.filter(pc.is_in(present, _texts(gone))).to_pylist())
+    return frozenset(gone)
+
+
+def find_changes(dataset: Dataset) -> Changes:
+    """List the corpus and compare it by names and lengths with the last time; no photograph is read.
+
+    The lines of a list are compared by themselves alone.
+
+    Raises:
+        MissingFileError: the corpus does not exist.
+        EmptyCorpusError: it holds no file.
+        StorageAccessError: the credentials were refused.
+        StorageError: the storage refused.
+    """
+    column = dataset.recipe.corpus_column
+    corpus = check_corpus(dataset.recipe.corpus, column)
+    rows_of_uri, rows_of_size = [np.zeros(0, "S16")], [np.zeros(0, "S16")]
+    for rows in current_rows(dataset, ("uri", "member", "length_bytes", "archive_bytes")):
+        lengths = rows["length_bytes"] if not is_list(corpus, column) else pa.nulls(rows.num_rows, pa.int64())
+        sizes = pc.coalesce(rows["archive_bytes"], pc.if_else(pc.is_null(rows["member"]), lengths, None))
+        rows_of_uri.append(_keys(rows, ("uri",)))
+        rows_of_size.append(_keys(pa.table({"uri": rows["uri"], "size": sizes}), ("uri", "size")))
+    row_uris, known = np.concatenate(rows_of_uri), np.unique(np.concatenate(rows_of_size))
+    del rows_of_uri, rows_of_size
+    uris = np.unique(row_uris)
+    listed = np.zeros(len(uris), bool)
+    fresh: list[Item] = []
+    items = list_items(corpus, column)
+    while some := list(islice(items, _COMPARED_AT_ONCE)):
+        places = _find(uris, _digests([item.uri] for item in some))
+        listed[places[places >= 0]] = True
+        unknown = _find(known, _digests([item.uri, item.size] for item in some)) < 0
+        fresh += [item for item, new in zip(some, unknown, strict=True) if new and holds_photographs(item, column)]
+    gone = np.flatnonzero(~listed[_find(uris, row_uris)]) if len(uris) else np.zeros(0, int)
+    return Changes(tuple(fresh), tuple(gone.tolist()))
+
+
+def read_changes(
+    dataset: Dataset, changes: Changes, run: RunParts | None = None, on_progress: Progress | None = None
+) -> Listing:
+    """Read what is new in the corpus; a run that was stopped goes on where it was.
+
+    Args:
+        dataset: the dataset.
+        changes: what :func:`find_changes` found.
+        run: has the parts read; None reads them here.
+        on_progress: is called with the number of files read so far.
+
+    Raises:
+        StorageError: the storage refused.
+    """
+    new = part_rows(dataset.location, read_parts(dataset.location, changes.fresh, dataset.recipe, run, on_progress))
+    reread, digests = _texts(item.uri for item in changes.fresh), new["sha256"].unique().drop_null()
+    left, begin = np.array(changes.gone, np.int64), 0
+    gone, before = [INDEX_SCHEMA.empty_table()], [INDEX_SCHEMA.empty_table()]
+    first_names: dict[str, str] = {}
+    for rows in current_rows(dataset):
+        leaves = np.zeros(rows.num_rows, bool)
+        leaves[left[(left >= begin) & (left < begin + rows.num_rows)] - begin] = True
+        begin += rows.num_rows
+        again = pc.is_in(rows["uri"], reread)
+        kept = pc.and_(pc.invert(pc.or_(again, pa.array(leaves))), pc.is_null(rows["reject_reason"]))
+        same_bytes = rows.select(["uri", "member", "sha256"]).filter(pc.and_(kept, pc.is_in(rows["sha256"], digests)))
+        first_names |= {row["sha256"]: source_name(row["uri"], row["member"]) for row in same_bytes.to_pylist()}
+        gone.append(rows.filter(pa.array(leaves)))
+        before.append(rows.filter(again))
+    new, old = reject_repeated(new, first_names), pa.concat_tables(before)
+    lost = np.isin(_keys(old, _NAME), _keys(new, _NAME), invert=True)  # left a tar or Parquet file
+    gone.append(old.filter(pa.array(lost, pa.bool_())))
+    known = pc.and_(pc.is_null(new["reject_reason"]), pc.is_in(new["sha256"], _usable(old)))
+    return Listing(
+        pa.concat_tables([_removed(pa.concat_tables(gone)), new]), retry=False, known=pc.sum(known).as_py() or 0
+    )
+
+
+def read_rejects(dataset: Dataset, on_progress: Callable[[int, int], None] | None = None) -> Listing:
+    """Read again only what could not be used, to the last pixel, and keep what can be used now.
+
+    Args:
+        dataset: the dataset.
+        on_progress: is called with the number of files read so far, and of those to read.
+
+    Raises:
+        StorageError: the storage refused.
+    """
+    unmade = _texts(unmade_sources(dataset))
+    rows: list[dict[str, Any]] = []
+    for some in current_rows(dataset):
+        # a list or an archive as a whole is mended by other lines or bytes, which a listing finds
+        whole = pc.and_(pc.is_null(some["member"]), pc.is_valid(some["archive_bytes"]))
+        refused = pc.invert(pc.or_(whole, pc.is_in(some["reject_reason"], _texts(_NOT_RETRIED))))
+        rows += some.filter(pc.or_(refused, pc.is_in(some["sha256"], unmade))).to_pylist()
+    usable: list[dict[str, Any]] = []
+    with ThreadPoolExecutor(_DECODERS, thread_name_prefix="retry") as pool:
+        for done, row in enumerate(pool.map(lambda row: _tried(row, dataset), rows), 1):
+            usable += [row] if row is not None else []
+            if on_progress is not None:
+                on_progress(done, len(rows))
+    return Listing(pa.Table.from_pylist(usable, schema=INDEX_SCHEMA), retry=True)
+
+
+def unmade_sources(dataset: Dataset) -> frozenset[str]:
+    """Return the digests of the photographs of which a committed shard rejected a sample that no other has made."""
+    made = made_samples(dataset)
+    found: set[str] = set()
+    for shard, rejected in _in_order(dataset, dataset.rejects):
+        if rejected.num_rows:
+            plan = read_shard_plan(dataset.location, shard)
+            names = dict(zip(plan["index"].to_pylist(), plan["sample_id"].to_pylist(), strict=True))
+            rows = zip(rejected["index"].to_pylist(), rejected["source_sha256"].to_pylist(), strict=True)
+            found |= {digest for index, digest in rows if names[index] not in made}
+    return frozenset(found)
+
+
+def made_samples(dataset: Dataset) -> frozenset[str]:
+    """Return the ids of all samples that are committed."""
+    return frozenset(
+        name for _, table in _in_order(dataset, dataset.samples) for name in table["sample_id"].to_pylist()
+    )
+
+
+def write_listing(dataset: Dataset, listing: Listing) -> None:
+    """Keep a listing; from here on a run that is stopped takes it in without listing the corpus again.
+
+    Raises:
+        StorageError: the storage refused.
+    """
+    facts = recipe_facts(dataset.recipe) | {"retry": str(listing.retry), "known": str(listing.known)}
+    _file(dataset.location, dataset.listings + 1).write(encode_table(listing.rows, facts))
+    clear_parts(dataset.location)
+
+
+def pending_listing(dataset: Dataset) -> Listing | None:
+    """Return a listing that was kept and not yet taken in, or None.
+
+    Raises:
+        IntegrityError: it is damaged.
+        StorageError: the storage refused.
+    """
+    try:
+        table = read_rows_of(_file(dataset.location, dataset.listings + 1))
+    except MissingFileError:
+        return None
+    facts = facts_of(table)
+    return Listing(table.replace_schema_metadata(None), facts.get("retry") == "True", int(facts.get("known", "0")))
+
+
+def listing_digest(dataset: Dataset, listing: int) -> dict[str, str]:
+    """Return the digest of the table that a listing is kept in, by its name within the dataset."""
+    place = _file(dataset.location, listing)
+    name = place.url.removeprefix(f"{dataset.location.url}/")
+    return {name: hashlib.sha256(place.read()).hexdigest()}
+
+
+def plan_growth(dataset: Dataset, listing: Listing) -> Iterator[pa.Table]:
+    """Plan what a listing brings: photographs that the dataset never had, or samples that it could not make.
+
+    Args:
+        dataset: as it is.
+        listing: what is to be taken in.
+
+    Returns:
+        What :func:`storage.datasets.plan.plan_shards` does, maybe nothing.
+    """
+    rows = listing.rows
+    if not listing.retry:
+        ever = np.zeros(rows.num_rows, bool)
+        for there, _ in _History.read(dataset).rows(_USABLE):
+            ever |= np.asarray(pc.is_in(rows["sha256"], _usable(there)))
+        rows = rows.filter(pa.array(~ever))
+    made = made_samples(dataset) if listing.retry else ()
+    return plan_shards(rows.to_batches(_PLANNED_AT_ONCE), dataset.recipe, dataset.shard_count, made)
+
+
+@dataclass(frozen=True, slots=True)
+class _History:
+    """The index and all listings after it, as they are kept; decoded they take several times the memory.
+
+    Attributes:
+        files: the tables in order, encoded.
+        last: of each row whether no later one has its name; None if there is but the index.
+    """
+
+    files: tuple[TableFile, ...]
+    last: npt.NDArray[np.bool_] | None
+
+    @classmethod
+    def read(cls, dataset: Dataset) -> _History:
+        if not has_index(dataset.location, dataset.recipe):
+            raise IntegrityError(f"{dataset.location.url} has lost its index.parquet. Restore that file from a copy.")
+        places = [_file(dataset.location, listing) for listing in range(2, dataset.listings + 1)]
+        files = tuple(TableFile.read(place) for place in [dataset.location.join(INDEX_NAME), *places])
+        if len(files) == 1:
+            return cls(files, None)
+        keys = np.concatenate([_keys(rows, _NAME) for file in files for rows in file.rows(_NAME)])
+        _, from_behind = np.unique(keys[::-1], return_index=True)
+        last = np.zeros(len(keys), bool)
+        last[len(keys) - 1 - from_behind] = True
+        return cls(files, last)
+
+    def rows(self, columns: Sequence[str]) -> Iterator[tuple[pa.Table, npt.NDArray[np.bool_]]]:
+        """Yield some rows at a time, and which of them the corpus holds as it was listed last."""
+        begin = 0
+        for file in self.files:
+            for rows in file.rows([*columns, *({"reject_reason"} - {*columns})]):
+                stays = np.ones(rows.num_rows, bool)
+                if self.last is not None:
+                    stays = self.last[begin : begin + rows.num_rows].copy()
+                    stays &= np.asarray(pc.not_equal(pc.fill_null(rows["reject_reason"], ""), REMOVED))
+                begin += rows.num_rows
+                yield rows.select(list(columns)), stays
+
+
+def _usable(index: pa.Table) -> pa.Array:
+    """Digests of the photographs of an index that can be used."""
+    usable = pc.is_in(index["reject_reason"], _texts([None, "duplicate"]))
+    return index["sha256"].filter(usable).unique()
+
+
+def _keys(table: pa.Table, columns: Sequence[str]) -> Keys:
+    """Return a key of 16 bytes for each row, equal where all of these columns are."""
+    pieces = table.select(columns).to_batches(_COMPARED_AT_ONCE)
+    return _digests(row for piece in pieces for row in zip(*(values.to_pylist() for values in piece), strict=True))
+
+
+def _digests(rows: Iterable[Iterable[Any]]) -> Keys:
+    return np.fromiter((hashlib.blake2b(repr([*row]).encode(), digest_size=16).digest() for row in rows), "S16")
+
+
+def _find(ordered: Keys, wanted: Keys) -> npt.NDArray[np.int64]:
+    """Return the place of each key among ascending ones, -1 where it is not."""
+    if not len(ordered):
+        return np.full(len(wanted), -1)
+    places = np.minimum(np.searchsorted(ordered, wanted), len(ordered) - 1)
+    return np.where(ordered[places] == wanted, places, -1)
+
+
+def _texts(values: Iterable[str | None]) -> pa.Array:
+    return pa.array(list(values), pa.string())
+
+
+def _removed(rows: pa.Table) -> pa.Table:
+    said = {"reject_reason": REMOVED, "reject_detail": "It was not there when the corpus was listed again."}
+    for column, text in said.items():
+        place = rows.schema.get_field_index(column)
+        rows = rows.set_column(place, INDEX_SCHEMA.field(column), pa.array([text] * rows.num_rows, pa.string()))
+    return rows
+
+
+def _tried(row: dict[str, Any], dataset: Dataset) -> dict[str, Any] | None:
+    """Read a photograph again, whatever its length is now; None if it still cannot be used."""
+    source = Source(row["uri"], row["member"], row["offset_bytes"], row["length_bytes"], row["archive_bytes"])
+    limits = dataset.recipe.limits
+    content: Content
+    try:
+        if source.member is None:
+            source, content = next(read_item(Item(source.uri, None), limits))
+        elif (source.length or 0) > limits.max_bytes:
+            return None
+        else:
+            content = read_bytes(source)
+            source = replace(source, length=len(content))
+        if isinstance(content, bytes):
+            decode(content, limits)
+    except (MissingFileError, RejectedImageError, StorageAccessError, IntegrityError):
+        return None
+    found = describe(source, content, limits)
+    return found if found.get("reject_reason") is None else None
+
+
+def _in_order(dataset: Dataset, read: Callable[[int], pa.Table]) -> Iterable[tuple[int, pa.Table]]:
+    shards = dataset.committed_shards()
+    with ThreadPoolExecutor(_READERS) as pool:
+        yield from zip(shards, pool.map(read, shards), strict=True)
+
+
+def _file(dataset: Location, listing: int) -> Location:
+    return dataset.join("listings", f"{listing:06d}.parquet")

@@ -1,0 +1,116 @@
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+from prefect import flow
+from prefect.settings import PREFECT_API_URL, temporary_settings
+
+from flows.servers.server import Server, ServerError, configured_api_url, prefect_server, stop_kept_server
+
+
+@flow(name="nothing-much")
+def small_flow() -> int:
+    return 42
+
+
+def test_a_flow_reports_to_the_local_server(server: Server) -> None:
+    assert small_flow() == 42
+    assert _finished_runs(server)
+
+
+def test_the_user_interface_of_the_local_server_finds_its_api(server: Server) -> None:
+    settings = httpx.get(f"{server.ui_url}/ui-settings").json()
+    assert settings["api_url"] == "/api"
+
+
+def test_a_server_that_is_configured_is_used_and_left_alone(server: Server) -> None:
+    assert configured_api_url() == server.api_url
+    with prefect_server() as again:
+        assert again.pid is None
+        assert not again.local
+    assert httpx.get(f"{server.api_url}/health").status_code == 200
+
+
+def test_a_configured_server_that_does_not_answer_is_named() -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{unused.getsockname()[1]}/api"
+        with (
+            temporary_settings({PREFECT_API_URL: url}),
+            pytest.raises(ServerError, match=r"does not answer; start it, or unset PREFECT_API_URL"),
+            prefect_server(),
+        ):
+            pass
+
+
+def test_history_is_there_the_next_time_and_nothing_is_left_running(home: Path) -> None:
+    with temporary_settings(restore_defaults={PREFECT_API_URL}):
+        with prefect_server(keep=True) as first:
+            assert first.pid is not None
+            small_flow()
+            before = _finished_runs(first)
+        assert psutil.pid_exists(first.pid)
+        with prefect_server() as kept:
+            assert kept.api_url == first.api_url
+            assert kept.pid is None
+        assert stop_kept_server()
+        assert not _serving(first.pid)
+        assert not stop_kept_server()
+        with prefect_server() as second:
+            assert second.pid is not None
+            assert _finished_runs(second) == before
+        assert not _serving(second.pid)
+    assert (home / "prefect").is_dir()
+
+
+def test_a_folder_that_cannot_be_written_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("AURA_HOME", str(tmp_path / "file"))
+    with (
+        temporary_settings(restore_defaults={PREFECT_API_URL}),
+        pytest.raises(ServerError, match="set AURA_HOME"),
+        prefect_server(),
+    ):
+        pass
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's parent death signal is Linux's")
+def test_the_server_ends_with_a_parent_that_is_killed(home: Path) -> None:
+    program = (
+        "from flows.servers.server import prefect_server\n"
+        "with prefect_server() as server:\n"
+        "    print(server.pid, flush=True)\n"
+        "    input()\n"
+    )
+    environment = os.environ | {"AURA_HOME": str(home)}
+    with subprocess.Popen(
+        [sys.executable, "-c", program],
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as parent:
+        assert parent.stdout is not None
+        pid = int(parent.stdout.readline())
+        assert _serving(pid)
+        parent.send_signal(signal.SIGKILL)
+        parent.wait()
+    psutil.wait_procs([psutil.Process(pid)] if psutil.pid_exists(pid) else [], timeout=30)
+    assert not _serving(pid)
+
+
+def _finished_runs(server: Server) -> set[str]:
+    completed = {"flow_runs": {"state": {"name": {"any_": ["Completed"]}}}}
+    runs = httpx.post(f"{server.api_url}/flow_runs/filter", json=completed).json()
+    assert runs
+    return {run["id"] for run in runs}
+
+
+def _serving(pid: int) -> bool:
+    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE

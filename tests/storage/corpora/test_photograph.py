@@ -1,0 +1,443 @@
+import io
+import json
+import struct
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import imagecodecs
+import numpy as np
+import pytest
+import tifffile
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageCms
+
+from aura.errors import RejectedImageError
+from storage.corpora.photograph import Photograph, decode, probe
+from storage.recipe import Limits
+
+LIMITS = Limits()
+
+# upright height and width of what is used; a reason for what is not
+EXPECTED: dict[str, tuple[int, int] | str] = {
+    "UPPER case name é.JPG": (631, 1024),
+    "adobergb_elephants_progressive.jpg": (331, 497),
+    "adobergb_eos7d.jpg": (900, 600),
+    "all_black.png": (256, 256),
+    "all_white.jpg": (256, 256),
+    "alpha.webp": (300, 300),
+    "animated.gif": (245, 245),
+    "animated.webp": (245, 245),
+    "apng.png": (64, 128),
+    "bad_exif.jpg": (500, 500),
+    "bad_icc.jpg": (512, 768),
+    "bilevel.png": (512, 768),
+    "bomb_65536_uint32.png": "too_many_pixels",
+    "broken_header.png": "damaged",
+    "broken_stream.png": "damaged",
+    "cmyk_flower.jpg": (532, 510),
+    "cmyk_icc.jpg": (333, 500),
+    "cmyk_noprofile.jpg": (333, 500),
+    "crop_orientation.heic": (159, 479),
+    "displayp3_iceland.jpg": (400, 600),
+    "exif_orient_invalid_9.jpg": (369, 480),
+    **{f"exif_orient_landscape_{orientation}.jpg": (1200, 1800) for orientation in range(1, 9)},
+    "gray.jpg": (1512, 2268),
+    "gray.png": (512, 512),
+    "gray_alpha.png": (532, 510),
+    "hopper.heif": (128, 128),
+    "huge_header.png": "too_many_pixels",
+    "icc_big.jpg": (250, 425),
+    "jpeg_1x1_exif_xmp.jpg": "too_small",
+    "jpeg_named_png.png": (631, 1024),
+    "jpeg_recon.jxl": "too_small",
+    "mpo_stereo.mpo": (480, 640),
+    "noextension": (631, 1024),
+    "non_interleaved.jpg": (532, 510),
+    "odd_dims_333x221.jpg": (221, 333),
+    "one_pixel.png": "too_small",
+    "p3_bars.png": (1000, 1000),
+    "p3_icc.png": "too_small",
+    "palette.png": (72, 72),
+    "palette_transparent.png": (170, 256),
+    "photo.heic": (960, 1440),
+    "photo.jp2": "damaged",
+    "photo.jxl": (300, 451),
+    "photo_12bit444.avif": (800, 1204),
+    "photo_8bit.avif": (800, 1204),
+    "png16_gray_alpha.png": (96, 109),
+    "png16_gray_photo.png": (256, 384),
+    "png16_rgb_acescg_linear.png": (64, 64),
+    "png16_rgb_photo.png": (256, 384),
+    "png_named_jpg.jpg": (512, 512),
+    "progressive_420.jpg": (1512, 2268),
+    "q5.jpg": (512, 768),
+    "rgba.png": (532, 510),
+    "spline.jxl": (2048, 2048),
+    "tall.webp": "too_small",
+    "text_as_jpg.jpg": "not_an_image",
+    "tiff16.tif": (64, 64),
+    "trailing_garbage.jpg": (631, 1024),
+    "truncated_half.jpg": "truncated",
+    "very_wide_4096x3.png": "too_small",
+    "xyb_icc.jpg": (442, 290),
+    "zero_byte.jpg": "empty_file",
+    "zero_width.png": "damaged",
+}
+
+
+@pytest.fixture(scope="session")
+def odd(data_dir: Path) -> Callable[[str], bytes]:
+    return lambda name: (data_dir / "odd" / name).read_bytes()
+
+
+def test_the_table_of_expectations_is_complete(data_dir: Path) -> None:
+    listed = {item["file"] for item in json.loads((data_dir / "odd" / "index.json").read_text())}
+    assert listed == set(EXPECTED)
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_every_odd_file_is_used_or_refused_with_a_reason(odd: Callable[[str], bytes], name: str) -> None:
+    data, expected = odd(name), EXPECTED[name]
+    if isinstance(expected, str):
+        assert reason(data) == expected
+        return
+    facts = probe(data, LIMITS)
+    photograph = decode(data, LIMITS)
+    assert photograph.facts == facts
+    assert (facts.height, facts.width) == expected
+    assert photograph.image.shape == (*expected, 3)
+    assert photograph.image.dtype == np.uint8
+
+
+def test_all_orientations_show_the_same_picture(odd: Callable[[str], bytes]) -> None:
+    pictures = [decode(odd(f"exif_orient_landscape_{i}.jpg"), LIMITS).image.astype(int) for i in range(1, 9)]
+    shrunk = [picture[::20, ::20] for picture in pictures]
+    for orientation, picture in enumerate(shrunk[1:], 2):
+        assert np.abs(picture - shrunk[0]).mean() < 6, orientation
+        assert np.abs(picture[::-1] - shrunk[0]).mean() > 20, orientation
+
+
+@pytest.mark.parametrize(
+    ("name", "colours", "frames"),
+    [
+        ("displayp3_iceland.jpg", "Display P3", 1),
+        ("adobergb_eos7d.jpg", "Adobe RGB (1998)", 1),
+        ("xyb_icc.jpg", "XYB_Per", 1),
+        ("cmyk_icc.jpg", "U.S. Web Coated (SWOP) v2", 1),
+        ("cmyk_noprofile.jpg", "CMYK (no profile)", 1),
+        ("bad_icc.jpg", "sRGB (assumed: unreadable ICC profile)", 1),
+        ("photo.jxl", "sRGB", 1),
+        ("mpo_stereo.mpo", "sRGB (assumed)", 2),
+        ("animated.gif", "sRGB (assumed)", 42),
+    ],
+)
+def test_colours_and_frames_are_on_record(odd: Callable[[str], bytes], name: str, colours: str, frames: int) -> None:
+    facts = probe(odd(name), LIMITS)
+    assert (facts.colours, facts.frames) == (colours, frames)
+
+
+@pytest.mark.parametrize("name", ["displayp3_iceland.jpg", "adobergb_eos7d.jpg", "xyb_icc.jpg", "cmyk_icc.jpg"])
+def test_a_profile_is_converted_as_littlecms_does(odd: Callable[[str], bytes], name: str) -> None:
+    image = Image.open(io.BytesIO(odd(name)))
+    profile = ImageCms.ImageCmsProfile(io.BytesIO(image.info["icc_profile"]))
+    intent, compensation = ImageCms.Intent.RELATIVE_COLORIMETRIC, ImageCms.Flags.BLACKPOINTCOMPENSATION
+    reference = ImageCms.profileToProfile(
+        image, profile, ImageCms.createProfile("sRGB"), intent, outputMode="RGB", flags=compensation
+    )
+    found = decode(odd(name), LIMITS).image
+    assert np.abs(found.astype(int) - np.asarray(reference)).max() <= 1
+    assert np.abs(found.astype(int) - np.asarray(image.convert("RGB"))).mean() > 1
+
+
+def test_a_flower_keeps_its_colours_without_a_cmyk_profile(odd: Callable[[str], bytes]) -> None:
+    cmyk, rgb = decode(odd("cmyk_flower.jpg"), LIMITS), decode(odd("non_interleaved.jpg"), LIMITS)
+    assert np.abs(cmyk.image.astype(int) - rgb.image).mean() < 4
+
+
+def test_linear_16_bit_light_is_converted_in_16_bits(odd: Callable[[str], bytes]) -> None:
+    data = odd("png16_rgb_acescg_linear.png")
+    stored = imagecodecs.png_decode(data).astype(float) / 65535
+    # ACEScg (AP1, white D60) to linear BT.709, Bradford-adapted: the usual published matrix
+    matrix = [[1.70505, -0.62179, -0.08326], [-0.13026, 1.14080, -0.01055], [-0.02400, -0.12897, 1.15297]]
+    linear = np.clip(stored @ np.transpose(matrix), 0, 1)
+    expected = 255 * np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
+    assert np.abs(decode(data, LIMITS).image - expected).max() < 1.5
+
+
+def test_a_16_bit_photograph_is_the_8_bit_one(odd: Callable[[str], bytes]) -> None:
+    stored = imagecodecs.png_decode(odd("png16_rgb_photo.png"))
+    assert np.abs(decode(odd("png16_rgb_photo.png"), LIMITS).image - stored / 257).max() <= 0.51
+
+
+def test_transparency_becomes_white(odd: Callable[[str], bytes]) -> None:
+    photograph = decode(odd("rgba.png"), LIMITS)
+    stored = np.asarray(Image.open(io.BytesIO(odd("rgba.png")))).astype(float)
+    cover = stored[..., 3:] / 255
+    assert photograph.facts.has_alpha
+    assert np.abs(photograph.image - (stored[..., :3] * cover + 255 * (1 - cover))).max() <= 1
+
+
+def test_a_name_says_nothing(odd: Callable[[str], bytes]) -> None:
+    assert probe(odd("png_named_jpg.jpg"), LIMITS).container == "PNG"
+    assert probe(odd("jpeg_named_png.png"), LIMITS).container == "JPEG"
+
+
+# From here on, nothing but pictures made on the spot.
+
+
+def picture(height: int = 48, width: int = 64) -> np.ndarray:
+    rows, columns = np.mgrid[0:height, 0:width]
+    return np.stack([rows * 5, columns * 3, (rows + columns) * 2], -1).astype(np.uint8)
+
+
+def saved(image: np.ndarray, kind: str, **options: object) -> bytes:
+    sink = io.BytesIO()
+    Image.fromarray(image).save(sink, kind, **options)
+    return sink.getvalue()
+
+
+def reason(data: bytes, limits: Limits = LIMITS) -> str:
+    with pytest.raises(RejectedImageError) as caught:
+        decode(data, limits)
+    assert str(caught.value).endswith((".", "..."))
+    assert "object at" not in str(caught.value)
+    return caught.value.reason
+
+
+def tiff16(image: np.ndarray, **options: object) -> bytes:
+    sink = io.BytesIO()
+    wide = image.astype(np.uint16) * 257
+    wide = np.moveaxis(wide, -1, 0) if options else wide
+    tifffile.imwrite(sink, wide, photometric="rgb", **options)
+    return sink.getvalue()
+
+
+LOSSLESS: dict[str, Callable[[np.ndarray], bytes]] = {
+    "png": lambda image: saved(image, "PNG"),
+    "bmp": lambda image: saved(image, "BMP"),
+    "ppm": lambda image: saved(image, "PPM"),
+    "tiff": lambda image: saved(image, "TIFF", compression="tiff_lzw"),
+    "tiff16": tiff16,
+    "tiff16 planar": lambda image: tiff16(image, planarconfig="separate"),
+    "webp": lambda image: saved(image, "WEBP", lossless=True),
+    "jpeg2000": lambda image: saved(image, "JPEG2000"),
+    "jxl": lambda image: bytes(imagecodecs.jpegxl_encode(image, lossless=True)),
+    "jxl in a box": lambda image: bytes(imagecodecs.jpegxl_encode(image, lossless=True, usecontainer=True)),
+    "png 16 bits": lambda image: imagecodecs.png_encode(image.astype(np.uint16) * 257),
+}
+
+
+@pytest.mark.parametrize("kind", LOSSLESS)
+def test_lossless_formats_give_the_pixels_back(kind: str) -> None:
+    image = picture()
+    assert np.array_equal(decode(LOSSLESS[kind](image), LIMITS).image, image)
+
+
+@pytest.mark.parametrize("kind", LOSSLESS)
+def test_a_cut_file_is_refused(kind: str) -> None:
+    data = LOSSLESS[kind](np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8))
+    assert reason(data[: len(data) * 2 // 3]) in {"truncated", "damaged"}
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_cut_jpeg_is_refused(progressive: bool) -> None:
+    data = saved(np.random.default_rng(0).integers(0, 256, (96, 96, 3), np.uint8), "JPEG", progressive=progressive)
+    assert reason(data[: len(data) // 2]) == "truncated"
+    assert reason(data[:-2]) == "truncated"
+
+
+def test_a_cut_jpeg_with_an_end_marker_is_not_filled_with_grey() -> None:
+    data = saved(np.random.default_rng(0).integers(0, 256, (96, 96, 3), np.uint8), "JPEG")
+    assert reason(data[: len(data) // 2] + b"\xff\xd9") == "truncated"
+
+
+def test_a_grey_picture_is_no_cut_jpeg() -> None:
+    grey = np.full((64, 64, 3), 128, np.uint8)
+    assert np.array_equal(decode(saved(grey, "JPEG"), LIMITS).image, grey)
+
+
+@pytest.mark.parametrize("bits", [10, 12, 16])
+def test_jpeg_xl_of_more_bits_spans_the_range_and_keeps_its_word_on_linear_light(bits: int) -> None:
+    linear = np.round(picture() / 255 * (2**bits - 1)).astype(np.uint16)
+    # this encoder calls everything of more than 8 bits linear
+    photograph = decode(bytes(imagecodecs.jpegxl_encode(linear, lossless=True, bitspersample=bits)), LIMITS)
+    assert np.abs(photograph.image - brightened(picture())).max() < 1.5
+    assert photograph.facts.mode == f"RGB;{bits}"
+    assert photograph.facts.colours == "code points 1/8, gamma 1"
+
+
+def brightened(linear: np.ndarray) -> np.ndarray:
+    linear = linear / 255
+    return 255 * np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
+
+
+def png_with(chunk: bytes, content: bytes, image: np.ndarray | None = None) -> bytes:
+    data = saved(picture() if image is None else image, "PNG")
+    made = struct.pack(">I", len(content)) + chunk + content + struct.pack(">I", zlib.crc32(chunk + content))
+    return data[:33] + made + data[33:]
+
+
+def test_p3_by_code_points_is_p3_by_profile() -> None:
+    coded = decode(png_with(b"cICP", bytes([12, 13, 0, 1])), LIMITS)
+    profile = bytes(
+        imagecodecs.cms_profile(
+            "rgb",
+            whitepoint=(0.3127, 0.3290),
+            primaries=(0.680, 0.320, 0.265, 0.690, 0.150, 0.060),
+            transferfunction=np.where(
+                (x := np.linspace(0, 1, 4096)) <= 0.04045, x / 12.92, ((x + 0.055) / 1.055) ** 2.4
+            ).astype(np.float32),
+        )
+    )
+    embedded = decode(saved(picture(), "PNG", icc_profile=profile), LIMITS)
+    assert np.abs(coded.image.astype(int) - embedded.image).max() <= 1
+    assert np.abs(coded.image.astype(int) - picture()).max() > 10
+
+
+def test_a_linear_png_by_gamma_chunk_is_brightened() -> None:
+    photograph = decode(png_with(b"gAMA", struct.pack(">I", 100000)), LIMITS)
+    assert np.abs(photograph.image - brightened(picture())).max() < 1.5
+    assert np.array_equal(decode(png_with(b"gAMA", struct.pack(">I", 45455)), LIMITS).image, picture())
+
+
+@pytest.mark.parametrize("wide", [False, True])
+@pytest.mark.parametrize(
+    ("chunk", "content"),
+    [(b"gAMA", struct.pack(">I", 100000)), (b"cICP", bytes([1, 8, 0, 1])), (b"cICP", bytes([12, 13, 0, 1]))],
+)
+def test_chunks_that_speak_of_rgb_hold_for_grey(chunk: bytes, content: bytes, wide: bool) -> None:
+    grey = picture()[..., 1]
+    one = decode(png_with(chunk, content, grey.astype(np.uint16) * 257 if wide else grey), LIMITS)
+    three = decode(png_with(chunk, content, np.repeat(grey[..., None], 3, axis=2)), LIMITS)
+    assert np.abs(one.image.astype(int) - three.image).max() <= 1
+    assert one.facts.colours == three.facts.colours
+
+
+def test_a_grey_profile_is_applied_whatever_the_file_calls_its_grey() -> None:
+    profile = bytes(imagecodecs.cms_profile("gray", gamma=1.0, whitepoint=(0.3457, 0.3585)))
+    grey = np.maximum(picture()[..., 1], 1)
+    wide = grey.astype(np.uint16) * 257
+    files = [
+        saved(grey, "PNG", icc_profile=profile, transparency=0),
+        *(tiff(wide, photometric="minisblack", byteorder=order, iccprofile=profile) for order in "<>"),
+    ]
+    for data in files:
+        assert np.abs(decode(data, LIMITS).image - brightened(grey)[..., None]).max() < 1.5
+
+
+def test_wide_gamut_colours_of_16_bits_are_those_of_8_bits() -> None:
+    primaries, white = (0.7347, 0.2653, 0.1596, 0.8404, 0.0366, 0.0001), (0.3457, 0.3585)  # ProPhoto RGB
+    profile = bytes(imagecodecs.cms_profile("rgb", whitepoint=white, primaries=primaries, gamma=1.8))
+    image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    eight = decode(saved(image, "PNG", icc_profile=profile), LIMITS).image.astype(int)
+    sixteen = decode(tiff(image.astype(np.uint16) * 257, iccprofile=profile), LIMITS).image
+    assert np.abs(sixteen - eight).max() <= 1
+
+
+@pytest.mark.parametrize("kind", ["unspecified", "assocalpha", "unassalpha"])
+def test_a_fourth_sample_of_16_bits_is_what_the_file_says_as_with_8(kind: str) -> None:
+    cover = np.linspace(1, 255, picture().shape[1]).astype(np.uint8)[None, :, None].repeat(picture().shape[0], 0)
+    eight = np.concatenate([np.minimum(picture(), cover), cover], axis=2)
+    sixteen = eight.astype(np.uint16) * 257
+    shown, wide = (decode(tiff(image, extrasamples=[kind]), LIMITS) for image in (eight, sixteen))
+    assert np.abs(shown.image.astype(int) - wide.image).max() <= 1
+    assert shown.facts.has_alpha == wide.facts.has_alpha == (kind != "unspecified")
+
+
+@pytest.mark.parametrize("transfer", [16, 18])
+def test_hdr_is_refused(transfer: int) -> None:
+    assert reason(png_with(b"cICP", bytes([9, transfer, 0, 1]))) == "unsupported_colour"
+
+
+def exif_of(orientation: int) -> Image.Exif:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return exif
+
+
+def tiff(image: np.ndarray, orientation: int = 1, **options: object) -> bytes:
+    sink = io.BytesIO()
+    options = {"photometric": "rgb"} | options
+    tifffile.imwrite(sink, image, extratags=[(0x0112, "H", 1, orientation, True)], **options)
+    return sink.getvalue()
+
+
+TURNED: dict[str, Callable[[np.ndarray, int], bytes]] = {
+    "png": lambda image, orientation: saved(image, "PNG", exif=exif_of(orientation)),
+    "webp": lambda image, orientation: saved(image, "WEBP", lossless=True, exif=exif_of(orientation)),
+    "tiff": tiff,
+    "tiff, compressed": lambda image, orientation: tiff(image, orientation, compression="zlib"),
+    "tiff of 16 bits": lambda image, orientation: tiff(image.astype(np.uint16) * 257, orientation),
+}
+
+
+@pytest.mark.parametrize("kind", TURNED)
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_picture_is_turned_upright_by_its_exif(kind: str, orientation: int) -> None:
+    photograph = decode(TURNED[kind](picture(), orientation), LIMITS)
+    upright = Image.fromarray(picture())
+    turns = {2: [0], 3: [3], 4: [1], 5: [5], 6: [4], 7: [6], 8: [2]}  # Pillow's transpositions
+    for turn in turns.get(orientation, []):
+        upright = upright.transpose(Image.Transpose(turn))
+    assert np.array_equal(photograph.image, np.asarray(upright))
+    assert photograph.facts.orientation == orientation
+
+
+def test_limits_hold_before_anything_is_decoded() -> None:
+    data = saved(picture(100, 200), "PNG")
+    assert reason(data, Limits(max_bytes=len(data) - 1)) == "too_many_bytes"
+    assert reason(data, Limits(max_pixels=19999)) == "too_many_pixels"
+    assert reason(data, Limits(min_side=101)) == "too_small"
+    assert decode(data, Limits(max_bytes=len(data), max_pixels=20000, min_side=100)).facts.height == 100
+    header_only = data[:60]
+    assert reason(header_only, Limits(max_pixels=19999)) == "too_many_pixels"
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (b"%PDF-1.7 something", "unsupported_format"),
+        (b"\x76\x2f\x31\x01\x02\0\0\0", "unsupported_format"),
+        (b"\0\0\0\x18ftypmp42\0\0\0\0mp42isom", "unsupported_format"),
+        (b"once upon a time", "not_an_image"),
+        (b"\xff\xd8\xff", "damaged"),
+        (b"\xff\x0a", "truncated"),
+        (b"GIF89a", "damaged"),
+    ],
+)
+def test_other_files_are_told_apart(data: bytes, expected: str) -> None:
+    assert reason(data) == expected
+
+
+def test_float_pixels_and_camera_raw_files_are_refused(data_dir: Path) -> None:
+    sink = io.BytesIO()
+    tifffile.imwrite(sink, picture().astype(np.float32), photometric="rgb")
+    assert reason(sink.getvalue()) in {"unsupported_pixels", "damaged"}
+    raws = [path for path in (data_dir / "raw").rglob("*") if path.suffix.lower() in {".dng", ".gpr", ".crw"}]
+    assert {reason(path.read_bytes()) for path in raws} == {"unsupported_format"}
+
+
+@settings(max_examples=150)
+@given(
+    kind=st.sampled_from(sorted(LOSSLESS)),
+    edits=st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), min_size=1, max_size=12),
+    cut=st.floats(0.02, 1),
+)
+def test_no_damage_escapes_as_another_error(kind: str, edits: list[tuple[float, int]], cut: float) -> None:
+    data = bytearray(LOSSLESS[kind](picture()))
+    for position, value in edits:
+        data[int(position * (len(data) - 1))] = value
+    data = data[: max(1, int(cut * len(data)))]
+    try:
+        photograph: Photograph | None = decode(bytes(data), Limits(max_pixels=10**6))
+    except RejectedImageError:
+        photograph = None
+    if photograph is not None:
+        assert photograph.image.shape[2] == 3
+
+
+def test_a_jpeg_that_ends_within_its_header_is_refused_in_words() -> None:
+    with pytest.raises(RejectedImageError, match=r"begins like JPEG, but its header cannot be read"):
+        decode(b"\xff\xd8\xff\xe0", Limits())
