@@ -25,7 +25,9 @@ _SIDE: Final = 64
 def precompile() -> None:
     """Take a small photograph through everything that is compiled."""
     with torch.inference_mode():
-        light = Reconstructor.load(device="cpu").canonical(np.zeros((_SIDE, _SIDE, 3), np.uint8))[0]
+        black = np.zeros((_SIDE, _SIDE, 3), np.uint8)
+        for method in ("aura_global", "aura"):
+            light = Reconstructor.load(method, device="cpu").canonical(black)[0]
         capture = draw_capture(load_profile("generic"), iso=100, seed=0)
         rendition = render_raw(simulate(light, capture), FrameFacts.of(capture))
         cycle_quality(torch.zeros_like(rendition.codes), rendition.codes, None)

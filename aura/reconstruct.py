@@ -1,7 +1,7 @@
 """Weights to canonical light: any photograph of any size, whole or in tiles, on CPU or GPU.
 
-``Reconstructor.load()`` gives the released AURA; ``method="upi"`` and ``"linearise"`` give the classical inverses
-behind the same interface.
+``Reconstructor.load()`` gives the released AURA, ``method="aura_global"`` its global map alone, and ``"upi"`` and
+``"linearise"`` the classical inverses behind the same interface.
 """
 
 from __future__ import annotations
@@ -23,14 +23,16 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from aura import unprocess
 from aura.errors import InvalidInputError, MissingFileError, WeightsError
-from aura.nets.aura import ALIGNMENT, Aura, AuraConfig
+from aura.nets.aura import ALIGNMENT, Aura, AuraConfig, invert_globally
 from aura.nets.context import Context, summarise_codes
+from aura.nets.global_map import CodeMap
 
-Method = Literal["aura", "upi", "linearise"]
+Method = Literal["aura", "aura_global", "upi", "linearise"]
 METHODS: Final[tuple[Method, ...]] = get_args(Method)
 RELEASED_WEIGHTS: Final = Path(__file__).parent / "weights" / "aura.safetensors"
 MIN_SIDE: Final = 16
 
+_DIGEST_OF: Final[dict[Method, bytes]] = {"aura": b"aura/2", "aura_global": b"aura_global/1"}
 _TILE_PART: Final = 256
 """A window that lies on a grid of so many pixels inside a tile is inverted with the whole tile."""
 HALO: Final = 48
@@ -96,8 +98,9 @@ class Reconstructor:
         """Load an inverse ISP.
 
         Args:
-            method: ``aura`` (a network), ``upi`` (Brooks et al. 2019) or ``linearise`` (inverse sRGB curve only).
-            weights: safetensors of another AURA than the released one; only with ``aura``.
+            method: ``aura`` (a network), ``aura_global`` (its global map without the local residual, several times
+                faster), ``upi`` (Brooks et al. 2019) or ``linearise`` (inverse sRGB curve only).
+            weights: safetensors of another AURA than the released one; only with ``aura`` and ``aura_global``.
             device: ``cpu``, ``cuda``, ``cuda:N``, or ``auto`` for a GPU if there is one.
 
         Raises:
@@ -108,7 +111,7 @@ class Reconstructor:
         place = choose_device(device)
         if method not in METHODS:
             raise InvalidInputError(f"Method is {method!r}; expected one of {', '.join(METHODS)}.")
-        if method != "aura":
+        if method in ("upi", "linearise"):
             if weights is not None:
                 raise InvalidInputError(f"Method {method!r} has no weights, but {weights} was given. Drop one of them.")
             return cls(method, hashlib.sha256(f"{method}/1".encode()).hexdigest(), place, Passes.on(place))
@@ -118,7 +121,7 @@ class Reconstructor:
             # cuDNN's TF32 has 10 bits of mantissa: for what float16 is not good enough for, neither is that
             torch.backends.cudnn.allow_tf32 = False
         model = model.to(place).to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks this form
-        digest = hashlib.sha256(b"aura/2" + path.read_bytes()).hexdigest()
+        digest = hashlib.sha256(_DIGEST_OF[method] + path.read_bytes()).hexdigest()
         return cls(method, digest, place, Passes.on(place), model)
 
     def canonical(self, image: NDArray[np.uint8], windows: Sequence[Window] | None = None) -> list[Tensor]:
@@ -176,11 +179,14 @@ class Reconstructor:
             return [_ClassicalInversion(one[None], formula) for one in codes.unbind(0)]
         with torch.inference_mode():
             context = self._model.context(summarise_codes(codes))
+            maps = self._model.code_maps(context) if self.name == "aura_global" else None
             whole: Sequence[Tensor | None] = [None] * len(images)
-            if codes.shape[-2] * codes.shape[-1] <= self.passes.whole_pixels:
+            if maps is None and codes.shape[-2] * codes.shape[-1] <= self.passes.whole_pixels:
                 whole = _run(self._model, codes, Window(0, 0, *codes.shape[-2:]), context).unbind(0)
             if self.device.type == "cuda":  # whoever goes on may do so on another stream
                 torch.cuda.current_stream(self.device).synchronize()
+        if maps is not None:
+            return [_GlobalInversion(one, each) for one, each in zip(codes.unbind(0), maps, strict=True)]
         return [
             _NetworkInversion(self._model, codes[row : row + 1], context.of(row), light, self.passes.tile)
             for row, light in enumerate(whole)
@@ -227,6 +233,19 @@ class _ClassicalInversion:
 
     def lights(self, group: WindowGroup) -> list[Tensor]:
         return [self.formula(_cut(self.codes, window) / 255.0)[0].float() for window in group.windows]
+
+
+@dataclass(frozen=True)
+class _GlobalInversion:
+    codes: Tensor
+    code_map: CodeMap
+
+    def groups(self, windows: Sequence[Window]) -> list[WindowGroup]:
+        return _each_alone(windows)
+
+    def lights(self, group: WindowGroup) -> list[Tensor]:
+        with torch.inference_mode():
+            return [invert_globally(_cut(self.codes, window), self.code_map) for window in group.windows]
 
 
 @dataclass(frozen=True)

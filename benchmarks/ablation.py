@@ -24,14 +24,14 @@ from torch import Tensor
 from aura.errors import AuraError
 from aura.nets.aura import AuraConfig
 from aura.nets.published import PUBLISHED_ALIGNMENT, PublishedInverse
-from aura.reconstruct import RELEASED_WEIGHTS, Reconstructor, load_weights
+from aura.reconstruct import RELEASED_WEIGHTS
 from aura.training.configuration import Progress, Stage, TrainConfig
 from aura.training.development import available_developers, developer_version
-from aura.training.evaluation import EvaluationRow, Method, canonical_by, evaluate
+from aura.training.evaluation import EvaluationRow, Method, evaluate
 from aura.training.fidelity_table import as_json, as_table
+from aura.training.judging import CLASSICAL, networks
 from aura.training.loop import train
 from aura.training.raw_files import list_raw_files
-from aura.unprocess import linearise, upi
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 DENOISER: Final = Stage(name="denoiser", steps=150, batch=8, size=128, learning_rate=2e-3)
@@ -67,11 +67,11 @@ def main() -> None:
     """Train what is not trained yet, judge, print, write."""
     options = _options()
     console = Console()
-    methods: dict[str, Method] = {"linearise": canonical_by(linearise), "upi": canonical_by(upi)}
+    methods = dict(CLASSICAL)
     for name in options.variants:
         methods[name] = _trained(name, options, console)
-    methods["aura_without_local"] = _global_only()
-    methods["aura_released"] = _aura(None)
+    released = networks(None)
+    methods["aura_without_local"], methods["aura_released"] = released["aura_global"], released["aura"]
     started = time.monotonic()
 
     def tell(row: object) -> None:
@@ -113,22 +113,7 @@ def _trained(name: str, options: argparse.Namespace, console: Console) -> Method
             console.print(f"{name}  {where}  held out {score:.2f} dB, {left:.0f} min left", style="dim")
 
     weights = train(config, tell).weights
-    return _published(weights) if config.network == "published" else _aura(weights)
-
-
-def _aura(weights: Path | None) -> Method:
-    network = Reconstructor.load("aura", weights, device="cpu")
-    return lambda image: network.canonical(image)[0]
-
-
-def _global_only() -> Method:
-    network = load_weights(RELEASED_WEIGHTS).eval()
-
-    def invert(image: np.ndarray) -> Tensor:
-        with torch.inference_mode():
-            return network.global_only(_display(image))[0]
-
-    return invert
+    return _published(weights) if config.network == "published" else networks(weights)["aura"]
 
 
 def _display(image: np.ndarray) -> Tensor:

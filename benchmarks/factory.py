@@ -43,7 +43,7 @@ from storage.corpora.photograph import decode
 from storage.datasets.dataset import Dataset, create_or_open, open_dataset
 from storage.datasets.plan import plan_shards, read_shard_plan, shard_name, write_plan
 from storage.objects.location import locate
-from storage.recipe import Limits, load_recipe
+from storage.recipe import Limits, Method, load_recipe
 from tests.conftest import run_s3_server
 
 ROOT: Final = Path(__file__).resolve().parents[1]
@@ -87,11 +87,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, run_s3_server(Path(folder)) as server:
         os.environ |= server.environment()
         corpus = _plan(files, f"s3://{server.bucket}")
+        by_map = _plan(files, f"s3://{server.bucket}", "aura_global")
         console.print(
             f"{len(files)} JPEG files, {corpus.dataset.n_samples} samples, {corpus.pixels / 1e6:.1f} megapixels, "
             f"{corpus.dataset.shard_count} shards, {THREADS} threads"
         )
-        contenders = _contenders(corpus)
+        contenders = _contenders(corpus) | {"factory_by_global_map": partial(_factory, by_map)}
         rates = _rates_in_turns(contenders, corpus.pixels, options.rounds, console)
         rates["published"] = [_published_rate(corpus)]
         with traced() as spans:
@@ -136,9 +137,8 @@ def _protocol(files: int, corpus: Corpus, rounds: int) -> str:
         f"{100 * corpus.dataset.recipe.lpips_share:g} % of the samples, pcodec. Contenders in one process with "
         f"{THREADS} threads, float32, allocator settings of the product's workers, in turns, {rounds} rounds, another "
         "first in each, after one that does not count; values are medians. factory: each shard from plan to commit, by "
-        "the function that Dask "
-        f"calls, {SHARDS_IN_HAND} shards in hand as on a worker, the older one first. network_alone: the network on "
-        "the same photographs, decoded beforehand, nothing else; the fastest of network_on_tiles (the factory's "
+        f"the function that Dask calls, {SHARDS_IN_HAND} shards in hand as on a worker, the older one first. "
+        "factory_by_global_map: the same with --method aura_global. network_alone: the network on the same photographs, decoded beforehand, nothing else; the fastest of network_on_tiles (the factory's "
         "own calls, tiles of the plan on each thread), network_side_by_side (a photograph on each thread) and "
         "network_together (all threads on one photograph). plain_loop: fetch, decode, "
         "infer, mosaic, write one .npy of uint16 to S3, file after file, without noise, metrics, compression or source "
@@ -151,13 +151,13 @@ def _protocol(files: int, corpus: Corpus, rounds: int) -> str:
     )
 
 
-def _plan(files: Sequence[Path], bucket: str) -> Corpus:
+def _plan(files: Sequence[Path], bucket: str, method: Method = "aura") -> Corpus:
     uris = []
     for file in files:
         uris.append(f"{bucket}/corpus/{file.name}")
         locate(uris[-1]).write(file.read_bytes())
-    recipe = load_recipe(None, {"corpus": f"{bucket}/corpus", "shard_size": 64})
-    url = f"{bucket}/dataset"
+    recipe = load_recipe(None, {"corpus": f"{bucket}/corpus", "shard_size": 64, "method": method})
+    url = f"{bucket}/{method}"
     ingest(url, recipe)
     summary = write_plan(url, plan_shards(index_batches(url), recipe))
     digest = Reconstructor.load(recipe.method).digest
@@ -328,6 +328,7 @@ def _figures(
         "ratio_to_network_on_tiles": _figure(_ratios(rates, "factory", "network_on_tiles"), "1"),
         "ratio_to_network_on_all_threads": _figure(_ratios(rates, "factory", "network_together"), "1"),
         "ratio_to_network_side_by_side": _figure(_ratios(rates, "factory", "network_side_by_side"), "1"),
+        "ratio_of_global_map": _figure(_ratios(rates, "factory_by_global_map", "factory"), "1"),
         "megapixels_per_second": _figure(rates["factory"], "MPix/s"),
         "ratio_to_plain_loop": _figure(_ratios(rates, "factory", "plain_loop"), "1"),
         "ratio_to_published": _figure([rate / rates["published"][0] for rate in rates["factory"]], "1"),

@@ -15,12 +15,11 @@ from record import write_result
 from rich.console import Console
 
 from aura.errors import AuraError
-from aura.reconstruct import Reconstructor
 from aura.training.development import DEVELOPERS, available_developers, developer_version
-from aura.training.evaluation import EvaluationRow, Method, canonical_by, evaluate
+from aura.training.evaluation import EvaluationRow, evaluate
 from aura.training.fidelity_table import as_json, as_table
+from aura.training.judging import CLASSICAL, networks
 from aura.training.raw_files import list_raw_files
-from aura.unprocess import linearise, upi
 
 ROOT = Path(__file__).resolve().parents[1]
 PICTURES = ROOT / "docs"
@@ -30,10 +29,7 @@ def main() -> None:
     """Measure, print, write."""
     options = _options()
     console = Console()
-    methods: dict[str, Method] = {"linearise": canonical_by(linearise), "upi": canonical_by(upi)}
-    if options.weights or not options.classical_only:
-        network = Reconstructor.load(method="aura", weights=options.weights)
-        methods["aura"] = lambda image: network.canonical(image)[0]
+    methods = CLASSICAL | ({} if options.classical_only else networks(options.weights))
     files = list_raw_files(options.data / "raw" / "validation")
     started = time.monotonic()
 

@@ -31,7 +31,7 @@ _FIELD_IN_DOCSTRING: Final = re.compile(r"^    (\w+): (.*(?:\n {8}.*)*)", re.MUL
 
 CanvasMode = Literal["tile", "fit"]
 Codec = Literal["zstd", "lz4", "pcodec"]
-Method = Literal["aura", "upi", "linearise"]
+Method = Literal["aura", "aura_global", "upi", "linearise"]
 
 
 def _absolute(url: str) -> str:

@@ -22,14 +22,15 @@ from aura.nets.context import Context, ContextEncoder, Summary, summarise
 from aura.nets.csp import Branches, CspLayer
 from aura.nets.denoise import DenoiseNet
 from aura.nets.global_map import (
+    CodeMap,
     GlobalInverse,
     GlobalMapHead,
     apply_global_inverse,
-    code_tables,
-    invert_codes,
+    code_maps,
+    map_codes,
     mean_inverse,
 )
-from aura.nets.loops import join_light, to_cells
+from aura.nets.loops import join_light, map_light, to_cells
 
 ALIGNMENT: Final = 16
 """Tiles must start at multiples of this many pixels, so that pooling cells fall alike in tile and whole image."""
@@ -178,9 +179,15 @@ class Aura(nn.Module):
         """
         if loops_take(codes) and self.config.local and self.config.ycbcr and self.config.head == "canonical":
             return self._invert_codes_by_loops(codes, context)
-        with torch.autocast(codes.device.type, enabled=False):
-            canonical = invert_codes(codes, self.mean_inverse(context))
+        canonical = torch.stack(
+            [invert_globally(image, each) for image, each in zip(codes, self.code_maps(context), strict=True)]
+        )
         return self._add_local(canonical, codes.float() / 255.0, context)
+
+    def code_maps(self, context: Context) -> list[CodeMap]:
+        """The global map of each photograph over 8-bit codes, for :func:`invert_globally`."""
+        with torch.autocast(context.vector.device.type, enabled=False):
+            return code_maps(self.mean_inverse(context))
 
     def _invert_codes_by_loops(self, codes: Tensor, context: Context) -> Tensor:
         """Do it with one pass over the pixels before the layers, and one after them."""
@@ -191,10 +198,9 @@ class Aura(nn.Module):
             to_cells(image, _YCBCR_OF_CODES, out)
         residual = self._from_cells(cells.permute(0, 3, 1, 2), context).permute(0, 2, 3, 1).contiguous().numpy()
         light = torch.empty(batch, 3, height, width)
-        maps = zip(*self.mean_inverse(context), strict=True)
-        for image, (*curves, matrix), change, out in zip(pixels, maps, residual, light.numpy(), strict=True):
-            own, luma, maximum = (table.numpy() for table in code_tables(*curves))
-            join_light(image, own, luma, maximum, matrix.numpy(), change, _REACH_F32, _FLOOR_F32, out)
+        for image, tables, change, out in zip(pixels, self.code_maps(context), residual, light.numpy(), strict=True):
+            own, luma, maximum, matrix = (table.numpy() for table in tables)
+            join_light(image, own, luma, maximum, matrix, change, _REACH_F32, _FLOOR_F32, out)
         return light
 
     def _add_local(self, canonical: Tensor, image: Tensor, context: Context) -> Tensor:
@@ -235,3 +241,22 @@ class Aura(nn.Module):
             planes = block(torch.cat([up(planes), skip], dim=1), context)
         out: Tensor = self.to_planes(self.generator(planes))
         return out
+
+
+def invert_globally(codes: Tensor, code_map: CodeMap) -> Tensor:
+    """Take a photograph of 8 bits, or a part of it, to canonical linear by its global map alone.
+
+    Args:
+        codes: sRGB ``(3, H, W)`` uint8, of any size.
+        code_map: of the whole photograph.
+
+    Returns:
+        Canonical linear ``(3, H, W)`` float32, not clipped.
+    """
+    if not loops_take(codes):
+        with torch.autocast(codes.device.type, enabled=False):
+            return map_codes(codes, code_map)
+    light = torch.empty(codes.shape)
+    own, luma, maximum, matrix = (table.numpy() for table in code_map)
+    map_light(codes.permute(1, 2, 0).contiguous().numpy(), own, luma, maximum, matrix, light.numpy())
+    return light

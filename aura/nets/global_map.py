@@ -95,52 +95,54 @@ def apply_global_inverse(image: Tensor, inverse: GlobalInverse) -> Tensor:
     return apply_matrix(srgb_to_linear(image) * torch.exp(log_gain), inverse.matrix)
 
 
-class CodeTables(NamedTuple):
-    """The curves of one photograph's map, for 8-bit codes.
+class CodeMap(NamedTuple):
+    """One photograph's map, as tables over 8-bit codes.
 
     Attributes:
         own: ``(3, 256)`` light of each channel's codes.
         luma: ``(65281,)`` gain over luma in 256ths of a code.
         maximum: ``(256,)`` gain over the largest code.
+        matrix: ``(3, 3)``, applied after these.
     """
 
     own: Tensor
     luma: Tensor
     maximum: Tensor
+    matrix: Tensor
 
 
-def code_tables(own: Tensor, luma: Tensor, maximum: Tensor) -> CodeTables:
-    """Tabulate the curves of one photograph: ``(3, 256)``, ``(1, 256)`` and ``(1, 256)`` log-gains.
+def code_maps(inverse: GlobalInverse) -> list[CodeMap]:
+    """Tabulate the map of each photograph.
 
     A curve has a sample for each code, so only luma lies between samples; it is taken to the nearest of 256 steps
     between two, which moves light by less than a thousandth.
     """
-    axis = torch.arange(_SAMPLES, dtype=torch.float32, device=own.device) / (_SAMPLES - 1)
-    return CodeTables(srgb_to_linear(axis) * torch.exp(own), torch.exp(_refined(luma[0])), torch.exp(maximum[0]))
+    axis = torch.arange(_SAMPLES, dtype=torch.float32, device=inverse.own.device) / (_SAMPLES - 1)
+    linear = srgb_to_linear(axis)
+    return [
+        CodeMap(linear * torch.exp(own), torch.exp(_refined(luma[0])), torch.exp(maximum[0]), matrix)
+        for own, luma, maximum, matrix in zip(*inverse, strict=True)
+    ]
 
 
-def invert_codes(codes: Tensor, inverse: GlobalInverse) -> Tensor:
+def map_codes(codes: Tensor, code_map: CodeMap) -> Tensor:
     """Do what :func:`apply_global_inverse` does to a photograph of 8 bits, by tables and several times faster.
 
     Args:
-        codes: sRGB ``(B, 3, H, W)`` uint8.
-        inverse: one map per image.
+        codes: sRGB ``(3, H, W)`` uint8, the photograph or a part of it.
+        code_map: of the photograph.
 
     Returns:
-        Canonical linear ``(B, 3, H, W)`` float32, not clipped.
+        Canonical linear ``(3, H, W)`` float32, not clipped.
     """
-    out = torch.empty(codes.shape, dtype=torch.float32, device=codes.device)
-    for image, own, luma, maximum, matrix, light in zip(codes, *inverse, out, strict=True):
-        tables = code_tables(own, luma, maximum)
-        channels = image.to(torch.int32).flatten(1)
-        red, green, blue = channels
-        gain = tables.luma.index_select(
-            0, (LUMA_OF_CODES[0] * red + LUMA_OF_CODES[1] * green + LUMA_OF_CODES[2] * blue) >> 8
-        )
-        gain *= tables.maximum.index_select(0, channels.amax(0))
-        linear = torch.stack([table.index_select(0, code) for table, code in zip(tables.own, channels, strict=True)])
-        light.copy_((matrix @ linear.mul_(gain)).view_as(light))
-    return out
+    channels = codes.to(torch.int32).flatten(1)
+    red, green, blue = channels
+    gain = code_map.luma.index_select(
+        0, (LUMA_OF_CODES[0] * red + LUMA_OF_CODES[1] * green + LUMA_OF_CODES[2] * blue) >> 8
+    )
+    gain *= code_map.maximum.index_select(0, channels.amax(0))
+    linear = torch.stack([table.index_select(0, code) for table, code in zip(code_map.own, channels, strict=True)])
+    return (code_map.matrix @ linear.mul_(gain)).view(codes.shape)
 
 
 def _refined(curve: Tensor) -> Tensor:

@@ -63,6 +63,36 @@ def _tanh(x: np.float32) -> np.float32:
 
 
 @compiled
+def map_light(codes: Codes, own: Floats, luma: Floats, maximum: Floats, matrix: Floats, light: Floats) -> None:
+    """Apply a global inverse to a photograph's codes, or to those of a part of it.
+
+    Args:
+        codes: ``(h, w, 3)``, contiguous like all arrays here.
+        own: ``(3, 256)``, light of each channel's codes.
+        luma: ``(65281,)``, gain over luma in 256ths of a code.
+        maximum: ``(256,)``, gain over the largest code.
+        matrix: ``(3, 3)``, applied after these.
+        light: canonical linear ``(3, h, w)``, is written.
+    """
+    _, height, width = light.shape
+    for y in range(height):
+        row = codes[y]
+        for x in range(width):
+            red, green, blue = np.int32(row[x, 0]), np.int32(row[x, 1]), np.int32(row[x, 2])
+            gain = luma[(_LUMA_RED * red + _LUMA_GREEN * green + _LUMA_BLUE * blue) >> 8]
+            gain *= maximum[max(red, green, blue)]
+            light[0, y, x] = own[0, red] * gain
+            light[1, y, x] = own[1, green] * gain
+            light[2, y, x] = own[2, blue] * gain
+        reds, greens, blues = light[0, y], light[1, y], light[2, y]
+        for x in range(width):
+            red_light, green_light, blue_light = reds[x], greens[x], blues[x]
+            reds[x] = matrix[0, 0] * red_light + matrix[0, 1] * green_light + matrix[0, 2] * blue_light
+            greens[x] = matrix[1, 0] * red_light + matrix[1, 1] * green_light + matrix[1, 2] * blue_light
+            blues[x] = matrix[2, 0] * red_light + matrix[2, 1] * green_light + matrix[2, 2] * blue_light
+
+
+@compiled
 def join_light(
     codes: Codes,
     own: Floats,

@@ -2,12 +2,15 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Final
 
 from aura.reconstruct import Reconstructor
 from aura.training.development import DeveloperName, LeftOutPair, available_developers
 from aura.training.evaluation import Evaluation, EvaluationRow, Method, canonical_by, evaluate
 from aura.training.raw_files import list_raw_files
 from aura.unprocess import linearise, upi
+
+CLASSICAL: Final[dict[str, Method]] = {"linearise": canonical_by(linearise), "upi": canonical_by(upi)}
 
 
 def measure_weights(
@@ -31,11 +34,12 @@ def measure_weights(
     Raises:
         AuraError: no RAW files, no such weights, or a developer that is not installed.
     """
-    network = Reconstructor.load("aura", weights)
-    methods: dict[str, Method] = {
-        "linearise": canonical_by(linearise),
-        "upi": canonical_by(upi),
-        "aura": lambda image: network.canonical(image)[0],
-    }
+    methods = CLASSICAL | networks(weights)
     files, wanted = list_raw_files(folder), list(developers) or available_developers()
     return evaluate(methods, files, wanted, crop=crop, cache_folder=cache, on_row=on_row)
+
+
+def networks(weights: Path | None) -> dict[str, Method]:
+    """AURA, and its global map alone, by name."""
+    whole, its_map = Reconstructor.load("aura", weights), Reconstructor.load("aura_global", weights)
+    return {"aura_global": lambda image: its_map.canonical(image)[0], "aura": lambda image: whole.canonical(image)[0]}

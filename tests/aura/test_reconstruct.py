@@ -88,6 +88,16 @@ def test_any_size_is_taken(height: int, width: int, method: reconstruct.Method) 
     assert bool(torch.isfinite(canonical).all())
 
 
+def test_the_global_map_alone_needs_no_surroundings(aura: Reconstructor) -> None:
+    image = photograph(96, 112)
+    inverse = Reconstructor.load("aura_global", device="cpu")
+    whole = inverse.canonical(image)[0]
+    window = Window(30, 50, 62, 58)
+    assert torch.equal(inverse.canonical(image, [window])[0], whole[:, 30:92, 50:108])
+    residual = (aura.canonical(image)[0] - whole).abs()
+    assert 0 < float(residual.mean()) < 0.02  # the same map, and what the local network adds to it
+
+
 def test_linearise_is_the_inverse_curve() -> None:
     image = photograph(32, 32)
     expected = srgb_to_linear(torch.from_numpy(image).permute(2, 0, 1) / 255.0)
@@ -101,10 +111,11 @@ def test_digests_tell_methods_and_weights_apart(tmp_path: Path) -> None:
     digests = {
         Reconstructor.load("aura", device="cpu").digest,
         Reconstructor.load("aura", other, device="cpu").digest,
+        Reconstructor.load("aura_global", device="cpu").digest,
         Reconstructor.load("upi", device="cpu").digest,
         Reconstructor.load("linearise", device="cpu").digest,
     }
-    assert len(digests) == 4
+    assert len(digests) == 5
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,10 @@ import torch
 
 from aura.color import srgb_to_linear
 from aura.errors import InvalidInputError
-from aura.nets.aura import Aura, AuraConfig
+from aura.nets.aura import Aura, AuraConfig, invert_globally
 from aura.nets.context import summarise
 from aura.nets.denoise import DenoiseNet
-from aura.nets.global_map import apply_global_inverse, mean_inverse
+from aura.nets.global_map import apply_global_inverse, map_codes, mean_inverse
 from aura.reconstruct import RELEASED_WEIGHTS, load_weights
 
 
@@ -121,4 +121,9 @@ def test_tables_do_to_codes_what_the_network_does_to_values() -> None:
         context = network.context(summarise(codes / 255.0))
         expected = network(codes / 255.0, context)
         found = network.invert_codes(codes, context)
+        of_the_map = network.global_only(codes / 255.0, context)
+        maps = network.code_maps(context)
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-5)
+    for image, code_map, light in zip(codes, maps, of_the_map, strict=True):
+        torch.testing.assert_close(map_codes(image, code_map), light, rtol=1e-3, atol=1e-5)
+        torch.testing.assert_close(invert_globally(image, code_map), map_codes(image, code_map), rtol=0, atol=1e-6)
