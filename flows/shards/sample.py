@@ -172,16 +172,24 @@ def _make_alike(exposures: Sequence[Exposure], dataset: Dataset) -> list[Sample]
             for exposure in exposures
         ]
         codes = [each.codes for each in seen]
-        qualities = cycle_quality_batch([source.to(device) for source in sources], codes, metrics)
+        qualities = cycle_quality_batch(_upload(sources, device), codes, metrics)
+        stored = _in_16_bits(raws)
     return [
-        Sample(_in_16_bits(raw), source.numpy(), _sample_row(exposure, dataset, quality, rendition))
-        for exposure, raw, source, quality, rendition in zip(exposures, raws, sources, qualities, seen, strict=True)
+        Sample(raw, source.numpy(), _sample_row(exposure, dataset, quality, rendition))
+        for exposure, raw, source, quality, rendition in zip(exposures, stored, sources, qualities, seen, strict=True)
     ]
 
 
-def _in_16_bits(raw: Tensor) -> npt.NDArray[np.uint16]:
-    # narrowed where it lies, so that half as much is fetched from a GPU; int16 wraps as uint16 does
-    return raw.to(torch.int16).cpu().numpy().view(np.uint16)
+def _upload(sources: Sequence[Tensor], device: torch.device) -> Sequence[Tensor]:
+    """All at once, from pinned memory: a copy that does not hold up this thread."""
+    if device.type == "cpu":
+        return sources
+    return torch.stack(list(sources)).pin_memory().to(device, non_blocking=True).unbind(0)
+
+
+def _in_16_bits(raws: Sequence[Tensor]) -> npt.NDArray[np.uint16]:
+    """``(n, 4, h, w)``, fetched at once, and narrowed where they lie, so that half as much is."""
+    return torch.stack([raw.to(torch.int16) for raw in raws]).cpu().numpy().view(np.uint16)  # wraps as uint16 does
 
 
 def _capture(row: PlanRow, dataset: Dataset) -> Capture:
