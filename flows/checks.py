@@ -55,7 +55,7 @@ def check(recipe: Recipe, dataset_url: str) -> Checked:
     if dataset is not None:
         _require_same_profiles(dataset, profiles)
     elif not has_index(url, recipe):  # else the corpus was read by a run that was stopped
-        check_corpus(recipe.corpus, recipe.corpus_column)
+        check_corpus(recipe.corpus, recipe.corpus_column, recipe.licence_column)
     return Checked(recipe, url, profiles, model_digest, dataset)
 
 

@@ -116,6 +116,17 @@ def synthesize(
     column: Annotated[
         str | None, typer.Option(help="Column of images or URIs in Parquet and CSV; found if left out.")
     ] = None,
+    licence: Annotated[
+        str | None, typer.Option(help="Licence of the photographs, such as CC-BY-4.0; kept with every sample.")
+    ] = None,
+    licence_column: Annotated[
+        str | None,
+        typer.Option(help="Column of a list or Parquet file, or key of the JSON in a tar, that says each one's."),
+    ] = None,
+    allow_licence: Annotated[
+        list[str] | None,
+        typer.Option(help="Use only photographs under this licence; repeat it for several. Others become rejects."),
+    ] = None,
     annotations: Annotated[
         str | None,
         typer.Option(help="Boxes and masks of the photographs: a COCO .json file, or a folder of YOLO's .txt files."),
@@ -176,6 +187,9 @@ def synthesize(
         "gates.min_cycle_psnr_matched": min_psnr,
         "gates.max_reject_fraction": max_rejects,
         "annotations.source": annotations,
+        "licences.default": licence,
+        "licences.column": licence_column,
+        "licences.allowed": allow_licence or None,
     }
     given = {name: value for name, value in options.items() if value is not None}
     from storage.recipe import load_recipe

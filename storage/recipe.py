@@ -135,6 +135,35 @@ class AnnotationSource(_Part):
     frame: Literal["auto", "upright", "stored"] = "auto"
 
 
+class Licences(_Part):
+    """Under which licence each photograph is; kept in the index, and as ``source_licence`` with every sample.
+
+    Attributes:
+        default: licence of photographs of which nothing else is said: an SPDX identifier, an address, or words.
+        column: column of a list or of a Parquet file of images, or key in the JSON file beside a photograph in a tar,
+            that says each one's own.
+        allowed: licences that may be used, upper or lower case; photographs of others, or of none, are refused. None
+            allows all.
+    """
+
+    default: str | None = None
+    column: str | None = None
+    allowed: tuple[str, ...] | None = None
+
+    @model_validator(mode="after")
+    def _can_allow(self) -> Self:
+        if self.allowed is not None and self.column is None and not self.allows(self.default):
+            said = "nothing says what licence the photographs have" if self.default is None else "default is not in it"
+            raise ValueError(f"allowed is {', '.join(self.allowed)}, but {said}; give a default that is, or a column")
+        return self
+
+    def allows(self, licence: str | None) -> bool:
+        """Tell whether photographs under a licence may be used; None is of those without any."""
+        if self.allowed is None:
+            return True
+        return licence is not None and licence.casefold() in {each.casefold() for each in self.allowed}
+
+
 class Gates(_Part):
     """What a finished dataset must reach; None asks nothing. They decide success, not bytes.
 
@@ -180,6 +209,7 @@ class Recipe(_Part):
         limits: which source images are refused.
         gates: what the finished dataset must reach.
         annotations: boxes and masks of the photographs, or None.
+        licences: under which licence the photographs are, and which may be used; None keeps nothing of it.
         lpips_share: share of the samples on whose middle LPIPS is computed, in [0, 1]; that takes about as long as the
             network on a whole one.
     """
@@ -203,14 +233,20 @@ class Recipe(_Part):
     limits: Limits = Limits()
     gates: Gates = Gates()
     annotations: AnnotationSource | None = None
+    licences: Licences | None = None
     lpips_share: Annotated[float, Field(ge=0, le=1)] = 0.01
 
     @property
     def deciding(self) -> dict[str, Any]:
         """What decides the bytes: all but gates, annotations and the weights' path (whose digest is kept)."""
-        # a column that is not named is left out, so that the digests of recipes without one stay what they were
-        unnamed = {"corpus_column"} if self.corpus_column is None else set()
+        # what is not named is left out, so that the digests of recipes without it stay what they were
+        unnamed = {name for name in ("corpus_column", "licences") if getattr(self, name) is None}
         return self.model_dump(mode="json", exclude={"gates", "annotations", "weights"} | unnamed)
+
+    @property
+    def licence_column(self) -> str | None:
+        """Where the licence of each photograph is named, or None."""
+        return self.licences.column if self.licences is not None else None
 
     @property
     def digest(self) -> str:

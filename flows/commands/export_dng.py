@@ -22,6 +22,7 @@ _PROVENANCE: Final = {
     "sourceUri": "source_uri",
     "sourceMember": "source_member",
     "sourceSha256": "source_sha256",
+    "sourceLicence": "source_licence",
 }
 
 
@@ -117,7 +118,7 @@ def _write_whole(path: Path, planes: np.ndarray, dataset: Dataset, row: Row) -> 
     capture = capture_of(row, SensorProfile.model_validate(dataset.profiles[row["camera"]]))
     photograph = source_pixels(dataset, row)
     exposure = None if photograph is None else baseline_exposure(photograph, display_pixels(render_row(planes, row)))
-    provenance = {name: row[column] for name, column in _PROVENANCE.items() if row[column] is not None}
+    provenance = {name: row[column] for name, column in _PROVENANCE.items() if row.get(column) is not None}
     crop = " ".join(str(row[f"crop_{side}_px"]) for side in ("top", "left", "height", "width"))
     partial = path.with_suffix(".partial")
     write_negative(

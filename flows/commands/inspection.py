@@ -10,7 +10,7 @@ from PIL import Image
 
 from aura.errors import EmptyCorpusError, InvalidInputError
 from flows.commands.console import say, say_pairs, say_table
-from flows.reports.quality import Quality, measure_quality, quality_row
+from flows.reports.quality import Quality, licence_counts, measure_quality, quality_row
 from storage.datasets.dataset import Dataset, open_dataset
 from storage.datasets.growth import current_index
 from storage.datasets.versions import list_tags, list_versions, read_version, resolve_version
@@ -82,6 +82,8 @@ def _say_quality(quality: Quality) -> None:
         iso = quality.samples.filter(pc.equal(quality.samples["camera"], camera))["iso"]
         rows.append((camera, str(count), f"{pc.min(iso).as_py()} to {pc.max(iso).as_py()}"))
     say_table("Cameras", ("camera", "samples", "ISO"), rows)
+    if licences := licence_counts(quality.samples):
+        say_table("Licences", ("licence", "samples"), [(name, str(count)) for name, count in licences.items()])
     measured = [quality_row(distribution) for distribution in quality.distributions]
     if measured:
         say_table("Quality", tuple(measured[0]), [tuple(row.values()) for row in measured])

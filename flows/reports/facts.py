@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from aura.sensor.profile import SensorProfile
 from flows.reports.charts import Histogram, histogram, noise_share, plane_means
 from flows.reports.pictures import DIFFERENCE_GAIN, Row, Triptych, data_uri, sample_name
-from flows.reports.quality import MEASURES, Quality, figure
+from flows.reports.quality import MEASURES, Quality, figure, licence_counts
 from flows.reports.retakes import Retakes
 from storage.datasets.dataset import Dataset
 from storage.datasets.versions import list_tags, read_version
@@ -249,8 +249,8 @@ def rejects_of(quality: Quality, index: pa.Table) -> list[Reject]:
     ]
 
 
-def provenance(dataset: Dataset, number: int) -> dict[str, str]:
-    """Say what a version is made of, by title."""
+def provenance(dataset: Dataset, number: int, samples: pa.Table) -> dict[str, str]:
+    """Say what a version, and its samples, are made of, by title."""
     version = read_version(dataset.location, number)
     tags = sorted(tag for tag, named in list_tags(dataset.location).items() if named == number)
     held = version.samples - len(version.removed)
@@ -264,9 +264,11 @@ def provenance(dataset: Dataset, number: int) -> dict[str, str]:
     }
     if number > 1:
         before = read_version(dataset.location, number - 1)
-        samples = held - (before.samples - len(before.removed))
+        more = held - (before.samples - len(before.removed))
         shards = len(version.shards) - len(before.shards)
-        facts[f"Since version {number - 1}"] = f"{samples:+,} samples, {shards:+,} shards"
+        facts[f"Since version {number - 1}"] = f"{more:+,} samples, {shards:+,} shards"
+    if licences := licence_counts(samples):
+        facts["Licences"] = ", ".join(f"{name}: {count:,} samples" for name, count in licences.items())
     return facts | {
         "Recipe, SHA-256": version.recipe_digest,
         "Method and weights, SHA-256": f"{dataset.recipe.method}, {version.model_digest}",

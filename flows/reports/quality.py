@@ -15,6 +15,7 @@ import pyarrow as pa
 from aura.errors import GateError
 from storage.datasets.dataset import Dataset
 from storage.datasets.growth import present_sources
+from storage.datasets.samples import LICENCE_COLUMN
 from storage.recipe import Gates
 
 _READERS: Final = 8
@@ -192,6 +193,14 @@ def distributions_of(samples: pa.Table) -> Iterable[Distribution]:
         finite = np.sort(values[np.isfinite(values)])
         if finite.size:
             yield Distribution(measure, finite)
+
+
+def licence_counts(samples: pa.Table) -> dict[str, int]:
+    """Count samples by the licence of their photographs, most frequent first; empty where the recipe asks for none."""
+    if LICENCE_COLUMN.name not in samples.schema.names:
+        return {}
+    counts = Counter(samples[LICENCE_COLUMN.name].to_pylist())
+    return {"none named" if name is None else name: count for name, count in counts.most_common()}
 
 
 def quality_row(distribution: Distribution) -> dict[str, str]:

@@ -140,7 +140,7 @@ def build_report(
         reading=reading_examples(
             dataset.location.url, version, min(_LARGEST_CROP, canvas.height // 2, canvas.width // 2)
         ),
-        provenance=provenance(dataset, version),
+        provenance=provenance(dataset, version, quality.samples),
         recipe=yaml.safe_dump(dataset.recipe.model_dump(mode="json"), sort_keys=False).strip(),
         software=software(),
     )

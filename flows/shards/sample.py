@@ -251,4 +251,5 @@ def _sample_row(exposure: Exposure, dataset: Dataset, quality: CycleQuality, ren
         cycle_lpips_matched=quality.lpips_matched,
         clipped_fraction=rendition.clipped_fraction,
         channel_mean=rendition.channel_mean,
+        source_licence=exposure.row.get("source_licence"),
     )

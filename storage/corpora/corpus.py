@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -21,31 +22,34 @@ from aura.errors import (
     StorageError,
 )
 from storage.corpora.image_tables import find_image_column, open_table, read_row, read_rows
+from storage.corpora.licences import judge, refusal
 from storage.corpora.sources import Content, Item, Source, is_companion, source_name
 from storage.corpora.tar_members import read_members
 from storage.corpora.uri_lists import ENDINGS, read_list
 from storage.objects.location import Location, locate
-from storage.recipe import Limits
+from storage.recipe import Licences, Limits
 
 
-def check_corpus(url: str | Location, column: str | None = None) -> Location:
+def check_corpus(url: str | Location, column: str | None = None, licence_column: str | None = None) -> Location:
     """Make sure, before any work, that a corpus is there and holds at least one file.
 
     Args:
         url: folder, prefix, list, tar or Parquet file.
         column: of images or URIs in Parquet and CSV files; None finds it.
+        licence_column: of licences in a list; None looks for none.
 
     Raises:
         MissingFileError: the folder, file or bucket does not exist.
         EmptyCorpusError: there is no file that could be a photograph.
-        InvalidInputError: a list or table has no column of URIs or images, or several.
+        InvalidInputError: a list or table has no column of URIs or images, or several, or none of licences.
         StorageAccessError: the credentials were refused.
         StorageError: the storage does not answer.
     """
     location = locate(url)
     location.check_reachable()
     try:
-        listed = list_items(location, column) if is_list(location, column) else _stream(location)
+        named = is_list(location, column)
+        listed = list_items(location, column, licence_column) if named else _stream(location)
         first = next((item for item in listed if holds_photographs(item, column)), None)
     except MissingFileError as error:
         if not location.is_local and location.url.count("/") > 2:  # the bucket answers: a prefix is just empty
@@ -69,7 +73,7 @@ def is_list(location: Location, column: str | None = None) -> bool:
     return ending != ".parquet" or find_image_column(open_table(location, None), column, location.url) is None
 
 
-def list_items(url: str | Location, column: str | None = None) -> Iterator[Item]:
+def list_items(url: str | Location, column: str | None = None, licence_column: str | None = None) -> Iterator[Item]:
     """Yield what a corpus consists of: files sorted by URI, or the lines of a list in its own order.
 
     Tar and Parquet files are not opened; see :func:`read_item`.
@@ -81,7 +85,7 @@ def list_items(url: str | Location, column: str | None = None) -> Iterator[Item]
     """
     location = locate(url)
     if is_list(location, column):
-        yield from read_list(location, column)
+        yield from read_list(location, column, licence_column)
     else:
         yield from (Item(entry.uri, entry.size) for entry in location.walk() if not is_companion(entry.uri))
 
@@ -102,13 +106,16 @@ def holds_photographs(item: Item, column: str | None) -> bool:
         return True  # it becomes a reject with its reason
 
 
-def read_item(item: Item, limits: Limits, column: str | None = None) -> Iterator[tuple[Source, Content]]:
+def read_item(
+    item: Item, limits: Limits, column: str | None = None, licences: Licences | None = None
+) -> Iterator[tuple[Source, Content]]:
     """Read the photograph that an item is, or those that it holds, in one pass and in their order.
 
     Args:
         item: one of :func:`list_items`.
         limits: what is allowed; a photograph of more bytes is not read.
         column: of images in Parquet files; None finds it.
+        licences: where the licence of each is named, and which may be used; None looks for none.
 
     Yields:
         Each source with its bytes, or with the reason why it cannot be used. A Parquet file without images gives none.
@@ -117,14 +124,18 @@ def read_item(item: Item, limits: Limits, column: str | None = None) -> Iterator
         StorageAccessError: the credentials were refused.
         StorageError: the storage refused.
     """
+    named = licences.column if licences is not None else None
     if item.refusal is not None:
         yield Source(item.uri, None, None, item.size), RejectedImageError(*item.refusal)
-    elif item.is_tar:
-        yield from read_members(item, limits.max_bytes)
+        return
+    found: Iterator[tuple[Source, Content]]
+    if item.is_tar:
+        found = read_members(item, limits.max_bytes, named)
     elif item.is_table:
-        yield from read_rows(item, limits.max_bytes, column)
+        found = read_rows(item, limits.max_bytes, column, named)
     else:
-        yield _read_file(item, limits)
+        found = _read_file(item, limits, licences)
+    yield from judge(found, licences)
 
 
 def read_source(row: Mapping[str, Any]) -> bytes:
@@ -173,7 +184,13 @@ def _stream(location: Location) -> Iterator[Item]:
     return (Item(entry.uri, entry.size) for entry in location.stream() if not is_companion(entry.uri))
 
 
-def _read_file(item: Item, limits: Limits) -> tuple[Source, Content]:
+def _read_file(item: Item, limits: Limits, licences: Licences | None) -> Iterator[tuple[Source, Content]]:
+    unwanted = licences and refusal(item.licence or licences.default, licences)
+    source, content = (Source(item.uri, None, None, item.size), unwanted) if unwanted else _read_bytes(item, limits)
+    yield replace(source, licence=item.licence), content
+
+
+def _read_bytes(item: Item, limits: Limits) -> tuple[Source, Content]:
     place = locate(item.uri)
     size = item.size
     try:

@@ -10,7 +10,7 @@ import threading
 from bisect import bisect_right
 from collections.abc import Iterator
 from functools import lru_cache
-from itertools import accumulate, islice
+from itertools import accumulate, islice, repeat
 from typing import Any, Final
 
 import pyarrow as pa
@@ -19,6 +19,7 @@ import pyarrow.types as pt
 
 from aura.errors import AuraError, IntegrityError, InvalidInputError, MissingFileError, RejectedImageError
 from storage.corpora.image_headers import sniff
+from storage.corpora.licences import licence_text
 from storage.corpora.sources import Content, Item, Source
 from storage.objects.location import Location, locate
 from storage.objects.range_file import RangeFile
@@ -83,17 +84,21 @@ def find_image_column(table: pq.ParquetFile, wanted: str | None, name: str) -> s
     return holding[0] if holding else None
 
 
-def read_rows(item: Item, max_bytes: int, wanted: str | None) -> Iterator[tuple[Source, Content]]:
+def read_rows(
+    item: Item, max_bytes: int, wanted: str | None, licence_column: str | None = None
+) -> Iterator[tuple[Source, Content]]:
     """Yield each photograph of a Parquet file in the order of its rows; none if no column holds images.
 
     Args:
         item: the file.
         max_bytes: of a photograph.
         wanted: the column that the recipe names, or None to find it.
+        licence_column: the column that names each photograph's licence, or None.
 
     Yields:
         Sources and their bytes, or the reason why they cannot be used; a damaged file gives what lies before the damage
-        and then itself with the reason ``damaged_archive``.
+        and then itself with the reason ``damaged_archive``, one without the column of licences itself with
+        ``no_licence_column``.
 
     Raises:
         InvalidInputError: see :func:`find_image_column`.
@@ -107,9 +112,15 @@ def read_rows(item: Item, max_bytes: int, wanted: str | None) -> Iterator[tuple[
         column = find_image_column(table, wanted, place.url)
         if column is None:
             return
+        if licence_column is not None and licence_column not in table.schema_arrow.names:
+            said = f"It has no column {licence_column!r}, which the recipe's licences.column names; name one it has."
+            yield Source(item.uri, None, None, size, size), RejectedImageError("no_licence_column", said)
+            return
         for group in range(table.num_row_groups):
-            for data in _values(table, group, column):
-                source = Source(item.uri, f"{column}/{row:08d}", None, None if data is None else len(data), size)
+            licences = repeat(None) if licence_column is None else _licences(table, group, licence_column)
+            for data, licence in zip(_values(table, group, column), licences, strict=False):
+                length = None if data is None else len(data)
+                source = Source(item.uri, f"{column}/{row:08d}", None, length, size, licence)
                 yield source, _judged(data, max_bytes)
                 row += 1
     except IntegrityError as error:
@@ -192,6 +203,11 @@ def _values(table: pq.ParquetFile, group: int, column: str) -> Iterator[bytes | 
         values = batch.column(0)
         for value in values.field("bytes") if pt.is_struct(values.type) else values:
             yield value.as_py()
+
+
+def _licences(table: pq.ParquetFile, group: int, column: str) -> Iterator[str | None]:
+    for batch in table.iter_batches(row_groups=[group], columns=[column], use_threads=False):
+        yield from map(licence_text, batch.column(column).to_pylist())
 
 
 def _leaf(name: str, kind: pa.DataType) -> str | None:

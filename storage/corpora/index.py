@@ -20,7 +20,7 @@ from storage.corpora.sources import Content, Item, Source
 from storage.objects.location import Location, locate
 from storage.objects.range_file import RangeFile
 from storage.objects.tables import decode_table, facts_of, read_schema
-from storage.recipe import Limits, Recipe, differing_fields
+from storage.recipe import Licences, Limits, Recipe, differing_fields
 
 INDEX_SCHEMA: Final = pa.schema(
     [
@@ -40,11 +40,13 @@ INDEX_SCHEMA: Final = pa.schema(
         pa.field("icc", pa.string()),
         pa.field("reject_reason", pa.string()),
         pa.field("reject_detail", pa.string()),
+        pa.field("licence", pa.string()),
     ]
 )
 """Columns of the index; sizes are upright, ``icc`` names the colours the file is in, null where a file was refused.
 
-``archive_bytes`` is the length of the tar or Parquet file that holds a member, by which it is known again.
+``archive_bytes`` is the length of the tar or Parquet file that holds a member, by which it is known again. ``licence``
+is null where the recipe does not ask for any, or none is named.
 """
 
 INDEX_NAME: Final = "index.parquet"
@@ -55,13 +57,16 @@ _STREAMED_ROWS: Final = 32768
 _FOOTER_AHEAD: Final = 1 << 16
 
 
-def index_items(items: Iterable[Item], limits: Limits, column: str | None = None) -> pa.Table:
+def index_items(
+    items: Iterable[Item], limits: Limits, column: str | None = None, licences: Licences | None = None
+) -> pa.Table:
     """Read every photograph of some items once, files in threads: its digest and its header, never its pixels.
 
     Args:
         items: what to read.
         limits: what is allowed.
         column: of images in Parquet files; None finds it.
+        licences: where the licence of each is named, and which may be used; None looks for none.
 
     Returns:
         A table with :data:`INDEX_SCHEMA`, in the order of the items and of what they hold.
@@ -72,7 +77,7 @@ def index_items(items: Iterable[Item], limits: Limits, column: str | None = None
     """
     batches: list[pa.RecordBatch] = []
     rows: list[dict[str, Any]] = []
-    for row in _index_rows(items, limits, column):
+    for row in _index_rows(items, limits, column, licences):
         rows.append(row)
         if len(rows) == _BATCH_ROWS:
             batches.append(pa.RecordBatch.from_pylist(rows, schema=INDEX_SCHEMA))
@@ -88,6 +93,7 @@ def describe(source: Source, content: Content, limits: Limits) -> dict[str, Any]
         "offset_bytes": source.offset,
         "length_bytes": source.length,
         "archive_bytes": source.archive_bytes,
+        "licence": source.licence,
     }
     try:
         if isinstance(content, RejectedImageError):
@@ -245,19 +251,24 @@ def _require_same_recipe(location: Location, facts: dict[str, str], recipe: Reci
         )
 
 
-def _index_rows(items: Iterable[Item], limits: Limits, column: str | None) -> Iterator[dict[str, Any]]:
+def _index_rows(
+    items: Iterable[Item], limits: Limits, column: str | None, licences: Licences | None
+) -> Iterator[dict[str, Any]]:
     """Index items in their order while others are read; only a few files are in memory at once."""
     waiting: deque[Future[list[dict[str, Any]]]] = deque()
 
     def index_file(item: Item) -> list[dict[str, Any]]:
-        return [describe(source, content, limits) for source, content in read_item(item, limits, column)]
+        return list(described(item))
+
+    def described(item: Item) -> Iterator[dict[str, Any]]:
+        return (describe(source, content, limits) for source, content in read_item(item, limits, column, licences))
 
     with ThreadPoolExecutor(_READERS, thread_name_prefix="ingest") as pool:
         for item in items:
             if item.is_tar or item.is_table:  # holds more than a list should
                 while waiting:
                     yield from waiting.popleft().result()
-                yield from (describe(source, content, limits) for source, content in read_item(item, limits, column))
+                yield from described(item)
                 continue
             waiting.append(pool.submit(index_file, item))
             if len(waiting) == _AHEAD:

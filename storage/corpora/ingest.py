@@ -17,7 +17,7 @@ from contextlib import suppress
 from dataclasses import astuple, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -29,7 +29,7 @@ from storage.corpora.index import INDEX_NAME, INDEX_SCHEMA, has_index, index_ite
 from storage.corpora.sources import Item, source_name
 from storage.objects.location import Location, locate
 from storage.objects.tables import RowGroups, encode_table, read_table
-from storage.recipe import Limits, Recipe, canonical_json
+from storage.recipe import Licences, Limits, Recipe, canonical_json
 
 PART_ITEMS: Final = 1024
 _LARGEST_PART: Final = 4
@@ -47,19 +47,21 @@ class Part:
         listing: the items, as JSON.
         limits: what is allowed.
         column: of images in Parquet files; None finds it.
+        licences: where the licence of each photograph is named, and which may be used, or None.
     """
 
     digest: str
     listing: bytes
     limits: Limits
     column: str | None
+    licences: Licences | None
 
     @property
     def items(self) -> list[Item]:
         """What is to be read."""
         return [
-            Item(uri, size, None if refusal is None else (refusal[0], refusal[1]))
-            for uri, size, refusal in json.loads(self.listing)
+            Item(uri, size, None if refusal is None else (refusal[0], refusal[1]), licence)
+            for uri, size, refusal, licence in json.loads(self.listing)
         ]
 
 
@@ -117,8 +119,9 @@ def ingest(
         StorageError: the storage refused.
     """
     dataset = locate(dataset_url)
-    corpus = check_corpus(recipe.corpus, recipe.corpus_column)
-    digests = read_parts(dataset, list_items(corpus, recipe.corpus_column), recipe, run, on_progress)
+    columns = recipe.corpus_column, recipe.licence_column
+    corpus = check_corpus(recipe.corpus, *columns)
+    digests = read_parts(dataset, list_items(corpus, *columns), recipe, run, on_progress)
     repeated = _Repeated.among(dataset, digests)
     sink = RowGroups(INDEX_SCHEMA, recipe_facts(recipe), _GROUP_ROWS)
     rejected: Counter[str] = Counter()
@@ -166,7 +169,7 @@ def read_parts(
     digests: list[str] = []
 
     def unread() -> Iterator[Part]:
-        for part in cut_parts(items, recipe.limits, recipe.corpus_column):
+        for part in cut_parts(items, recipe):
             digests.append(part.digest)
             if part.digest not in kept:
                 yield part
@@ -191,32 +194,31 @@ def read_part(dataset_url: str | Location, part: Part, permit: Callable[[], None
         StorageAccessError: the credentials were refused.
         StorageError: the storage refused.
     """
-    table = index_items(part.items, part.limits, part.column)
+    table = index_items(part.items, part.limits, part.column, part.licences)
     if permit is not None:
         permit()
     _file(locate(dataset_url), part.digest).write(encode_table(table))
     return PartReport(part.digest, table.num_rows)
 
 
-def cut_parts(items: Iterable[Item], limits: Limits, column: str | None) -> Iterator[Part]:
+def cut_parts(items: Iterable[Item], recipe: Recipe) -> Iterator[Part]:
     """Cut a corpus into parts of about :data:`PART_ITEMS` files; a tar or Parquet file is a part of its own.
 
     Where a part ends follows from the names of its items, so that files that come or go change few parts.
     """
-    facts = {"limits": limits.model_dump(mode="json"), "column": column}
     chosen: list[Item] = []
     for item in items:
         alone = item.is_tar or item.is_table
         if alone and chosen:
-            yield _part(chosen, facts, limits, column)
+            yield _part(chosen, recipe)
             chosen = []
         chosen.append(item)
         ends = zlib.crc32(item.uri.encode()) % PART_ITEMS == 0 or len(chosen) == _LARGEST_PART * PART_ITEMS
         if alone or ends:
-            yield _part(chosen, facts, limits, column)
+            yield _part(chosen, recipe)
             chosen = []
     if chosen:
-        yield _part(chosen, facts, limits, column)
+        yield _part(chosen, recipe)
 
 
 def part_rows(dataset: Location, digests: Sequence[str]) -> pa.Table:
@@ -306,10 +308,12 @@ def _usable_digests(table: pa.Table) -> npt.NDArray[np.bytes_]:
     return np.array([bytes.fromhex(digest) if reason is None else b"" for digest, reason in rows], "S32")
 
 
-def _part(chosen: list[Item], facts: dict[str, Any], limits: Limits, column: str | None) -> Part:
+def _part(chosen: list[Item], recipe: Recipe) -> Part:
+    facts = {"limits": recipe.limits.model_dump(mode="json"), "column": recipe.corpus_column}
+    facts |= {"licences": recipe.licences.model_dump(mode="json")} if recipe.licences is not None else {}
     listing = json.dumps([astuple(item) for item in chosen]).encode()
     digest = hashlib.sha256(canonical_json(facts) + listing).hexdigest()[:32]
-    return Part(digest, listing, limits, column)
+    return Part(digest, listing, recipe.limits, recipe.corpus_column, recipe.licences)
 
 
 def _tables(dataset: Location, digests: Sequence[str], columns: list[str] | None = None) -> Iterator[pa.Table]:

@@ -27,11 +27,13 @@ class Item:
         uri: its address.
         size: its bytes; None where that is known only by asking for it.
         refusal: reason and sentence why it is not even asked for, or None.
+        licence: that a list names, or None.
     """
 
     uri: str
     size: int | None
     refusal: tuple[str, str] | None = None
+    licence: str | None = None
 
     @property
     def is_tar(self) -> bool:
@@ -54,6 +56,7 @@ class Source:
         offset: first byte inside the tar, or None.
         length: bytes of the photograph; None while they are not known.
         archive_bytes: bytes of the tar or Parquet file, or None.
+        licence: that is named beside it, or None.
     """
 
     uri: str
@@ -61,6 +64,7 @@ class Source:
     offset: int | None
     length: int | None
     archive_bytes: int | None = None
+    licence: str | None = None
 
 
 def source_name(uri: str, member: str | None) -> str:

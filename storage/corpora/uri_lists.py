@@ -10,6 +10,7 @@ import csv
 import io
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Final
 
@@ -17,6 +18,7 @@ import pyarrow as pa
 
 from aura.errors import AuraError, IntegrityError, InvalidInputError, MissingFileError
 from storage.corpora.image_tables import is_text, open_table
+from storage.corpora.licences import licence_text
 from storage.corpora.sources import Item
 from storage.objects.location import Location, locate
 from storage.objects.range_file import RangeFile
@@ -36,53 +38,62 @@ _AHEAD: Final = 4 << 20
 _LONGEST_LINE: Final = 4096
 
 
-def read_list(place: Location, wanted: str | None) -> Iterator[Item]:
+def read_list(place: Location, wanted: str | None, licence_column: str | None = None) -> Iterator[Item]:
     """Yield what a list names, in its order; lines that name nothing usable carry their refusal.
 
     Args:
         place: the list.
         wanted: the column that the recipe names, or None to find it by its name.
+        licence_column: the column that names each photograph's licence, or None.
 
     Raises:
-        InvalidInputError: no column holds paths or URIs.
+        InvalidInputError: no column holds paths or URIs, or there is no such column of licences.
         IntegrityError: the list is no text, or a damaged Parquet file.
         StorageError: the storage refused.
     """
     folder = Location(place.url.rsplit("/", 1)[0])
-    lines = _table_lines(place, wanted) if place.url.lower().endswith(".parquet") else _text_lines(place, wanted)
-    for line in lines:
+    read = _table_lines if place.url.lower().endswith(".parquet") else _text_lines
+    for line, licence in read(place, wanted, licence_column):
         if line.strip():
-            yield _item(line.strip(), folder)
+            yield replace(_item(line.strip(), folder), licence=licence_text(licence))
 
 
-def _text_lines(place: Location, wanted: str | None) -> Iterator[str]:
+def _text_lines(place: Location, wanted: str | None, licence_column: str | None) -> Iterator[tuple[str, str | None]]:
     binary = io.BufferedReader(RangeFile(place, place.size() or 0, _AHEAD, _AHEAD))
     ending = PurePosixPath(place.url).suffix.lower()
     try:
         with io.TextIOWrapper(binary, encoding="utf-8-sig", newline="") as text:
             if ending == ".txt":
-                yield from (line for line in text if not line.startswith("#"))
+                _licence_place([], licence_column, place.url)
+                yield from ((line, None) for line in text if not line.startswith("#"))
                 return
             rows = csv.reader(text, delimiter="\t" if ending == ".tsv" else ",")
             first = next(rows, [])
             column = _column(first, wanted, place.url)
+            beside = _licence_place(first, licence_column, place.url)
             if column is None:  # one column without a title
-                yield from first
-            yield from (row[column or 0] for row in rows if len(row) > (column or 0))
+                yield from ((line, None) for line in first)
+            for row in rows:
+                if len(row) > (column or 0):
+                    yield row[column or 0], None if beside is None or len(row) <= beside else row[beside]
     except (UnicodeDecodeError, csv.Error) as error:
         raise IntegrityError(f"The list {place.url} cannot be read ({error}). Give UTF-8 text.") from error
 
 
-def _table_lines(place: Location, wanted: str | None) -> Iterator[str]:
+def _table_lines(place: Location, wanted: str | None, licence_column: str | None) -> Iterator[tuple[str, str | None]]:
     table = open_table(place, None)
     names = [field.name for field in table.schema_arrow if is_text(field.type)]
     only = names[0] if len(names) == 1 and wanted is None else wanted
     place_of = _column(names, only, place.url)
     if place_of is None:
         place_of = 0
+    beside = _licence_place(table.schema_arrow.names, licence_column, place.url)
+    columns = [names[place_of]] if beside is None else list(dict.fromkeys([names[place_of], str(licence_column)]))
     try:
-        for batch in table.iter_batches(columns=[names[place_of]]):
-            yield from (line or "" for line in batch.column(0).to_pylist())
+        for batch in table.iter_batches(columns=columns):
+            licences = [None] * batch.num_rows if beside is None else batch.column(licence_column).to_pylist()
+            lines = (line or "" for line in batch.column(names[place_of]).to_pylist())
+            yield from zip(lines, licences, strict=True)
     except AuraError:
         raise
     except (pa.ArrowException, OSError) as error:
@@ -102,6 +113,16 @@ def _column(titles: list[str], wanted: str | None, name: str) -> int | None:
     raise InvalidInputError(
         f"{name} has the columns {', '.join(titles) or 'none'}; expected {expected}. Name the one with paths or URIs "
         "as the recipe's corpus_column (--column)."
+    )
+
+
+def _licence_place(titles: list[str], wanted: str | None, name: str) -> int | None:
+    """Find the column of licences, if one is wanted."""
+    if wanted is None or wanted in titles:
+        return None if wanted is None else titles.index(wanted)
+    raise InvalidInputError(
+        f"{name} has the columns {', '.join(titles) or 'none'}; expected {wanted!r}, which the recipe's "
+        "licences.column (--licence-column) names. Name the one that says each photograph's licence."
     )
 
 

@@ -25,6 +25,7 @@ from aura.errors import IntegrityError, MissingFileError, RejectedImageError, St
 from storage.corpora.corpus import check_corpus, holds_photographs, is_list, list_items, read_bytes, read_item
 from storage.corpora.index import INDEX_NAME, INDEX_SCHEMA, TableFile, describe, has_index, read_rows_of, recipe_facts
 from storage.corpora.ingest import Progress, RunParts, clear_parts, part_rows, read_parts, reject_repeated
+from storage.corpora.licences import NOT_ALLOWED
 from storage.corpora.photograph import decode
 from storage.corpora.sources import Content, Item, Source, source_name
 from storage.datasets.dataset import Dataset
@@ -38,7 +39,7 @@ REMOVED: Final = "removed"
 _READERS: Final = 16
 _DECODERS: Final = 2  # each may hold a whole photograph
 
-_NOT_RETRIED: Final = (None, "duplicate", "wrong_uri", "credentials_in_uri")
+_NOT_RETRIED: Final = (None, "duplicate", "wrong_uri", "credentials_in_uri", NOT_ALLOWED)
 _COMPARED_AT_ONCE: Final = 4096
 _PLANNED_AT_ONCE: Final = 4096
 _USABLE: Final = ("sha256", "reject_reason")
@@ -136,8 +137,8 @@ def find_changes(dataset: Dataset) -> Changes:
         StorageAccessError: the credentials were refused.
         StorageError: the storage refused.
     """
-    column = dataset.recipe.corpus_column
-    corpus = check_corpus(dataset.recipe.corpus, column)
+    column, licence_column = dataset.recipe.corpus_column, dataset.recipe.licence_column
+    corpus = check_corpus(dataset.recipe.corpus, column, licence_column)
     rows_of_uri, rows_of_size = [np.zeros(0, "S16")], [np.zeros(0, "S16")]
     for rows in current_rows(dataset, ("uri", "member", "length_bytes", "archive_bytes")):
         lengths = rows["length_bytes"] if not is_list(corpus, column) else pa.nulls(rows.num_rows, pa.int64())
@@ -149,7 +150,7 @@ def find_changes(dataset: Dataset) -> Changes:
     uris = np.unique(row_uris)
     listed = np.zeros(len(uris), bool)
     fresh: list[Item] = []
-    items = list_items(corpus, column)
+    items = list_items(corpus, column, licence_column)
     while some := list(islice(items, _COMPARED_AT_ONCE)):
         places = _find(uris, _digests([item.uri] for item in some))
         listed[places[places >= 0]] = True
@@ -388,7 +389,7 @@ def _tried(row: dict[str, Any], dataset: Dataset) -> dict[str, Any] | None:
             decode(content, limits)
     except (MissingFileError, RejectedImageError, StorageAccessError, IntegrityError):
         return None
-    found = describe(source, content, limits)
+    found = describe(source, content, limits) | {"licence": row["licence"]}
     return found if found.get("reject_reason") is None else None
 
 

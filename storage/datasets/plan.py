@@ -51,7 +51,10 @@ PLAN_SCHEMA: Final = pa.schema(
         pa.field("seed", pa.int64(), nullable=False),
     ]
 )
-"""Columns of the plan; ``valid_*`` is the part of the canvas that holds pixels, smaller than the crop in fit mode."""
+"""Columns of the plan; ``valid_*`` is the part of the canvas that holds pixels, smaller than the crop in fit mode.
+
+Where the recipe asks for licences, ``source_licence`` is one more.
+"""
 
 _WRITERS: Final = 16
 
@@ -111,6 +114,7 @@ def plan_shards(
     Raises:
         EmptyCorpusError: no photograph of a whole corpus gives a sample.
     """
+    schema = PLAN_SCHEMA if recipe.licences is None else PLAN_SCHEMA.append(pa.field("source_licence", pa.string()))
     rows: list[dict[str, Any]] = []
     files = 0
     next_index = first_shard * recipe.shard_size
@@ -126,10 +130,10 @@ def plan_shards(
                 rows.append(row)
                 next_index += 1
                 if len(rows) == recipe.shard_size:
-                    yield pa.Table.from_pylist(rows, schema=PLAN_SCHEMA)
+                    yield pa.Table.from_pylist(rows, schema=schema)
                     rows = []
     if rows:
-        yield pa.Table.from_pylist(rows, schema=PLAN_SCHEMA)
+        yield pa.Table.from_pylist(rows, schema=schema)
     if not next_index:
         raise EmptyCorpusError(
             f"None of the {files} files of {recipe.corpus} gives a sample of at least "
@@ -283,6 +287,7 @@ def _plan_row(index: int, source: dict[str, Any], crop: Crop, recipe: Recipe) ->
         "camera": camera,
         "iso": _draw_iso(recipe.iso, int.from_bytes(draws[16:24], "big") / 2**64),
         "seed": seed,
+        "source_licence": source.get("licence"),
     }
 
 

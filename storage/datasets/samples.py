@@ -58,6 +58,7 @@ class SampleRow:
         cycle_lpips_matched: likewise.
         clipped_fraction: share of the valid RAW values at the white level, in [0, 1].
         channel_mean: mean of the valid RAW as (DN - black) / (white - black).
+        source_licence: of the photograph, None where none is named; a column only where the recipe asks for licences.
     """
 
     index: int
@@ -95,6 +96,7 @@ class SampleRow:
     cycle_lpips_matched: float | None = None
     clipped_fraction: float
     channel_mean: Sequence[float]
+    source_licence: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,6 +161,8 @@ SAMPLE_SCHEMA: Final = pa.schema(
         _required("channel_mean", _PLANES),
     ]
 )
+LICENCE_COLUMN: Final = pa.field("source_licence", pa.string())
+"""One more column of samples whose recipe asks for licences."""
 REJECT_SCHEMA: Final = pa.schema(
     [
         _required("index", pa.int64()),
@@ -170,13 +174,17 @@ REJECT_SCHEMA: Final = pa.schema(
 )
 
 
-def samples_table(rows: Sequence[SampleRow]) -> pa.Table:
+def samples_table(rows: Sequence[SampleRow], *, licensed: bool) -> pa.Table:
     """Make the table of a shard, sorted by index, with :data:`SAMPLE_SCHEMA`.
+
+    Args:
+        rows: of the samples.
+        licensed: whether :data:`LICENCE_COLUMN` is one of the columns.
 
     Raises:
         InvalidInputError: a value does not fit its column.
     """
-    return _table(rows, SAMPLE_SCHEMA)
+    return _table(rows, SAMPLE_SCHEMA.append(LICENCE_COLUMN) if licensed else SAMPLE_SCHEMA)
 
 
 def rejects_table(rows: Sequence[RejectRow]) -> pa.Table:
@@ -201,5 +209,5 @@ def _table(rows: Sequence[SampleRow] | Sequence[RejectRow], schema: pa.Schema) -
     return table
 
 
-if {field.name for field in fields(SampleRow)} != set(SAMPLE_SCHEMA.names):
+if {field.name for field in fields(SampleRow)} != {*SAMPLE_SCHEMA.names, LICENCE_COLUMN.name}:
     raise TypeError("SampleRow and SAMPLE_SCHEMA disagree")

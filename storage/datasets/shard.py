@@ -185,7 +185,7 @@ def join_samples(
     objects = {name: data for name, data in objects.items() if data}
     facts = {f"{name}_sha256": _sha256(data) for name, data in objects.items()}
     facts |= {"shard": str(shard), "recipe_digest": dataset.recipe.digest, "rejects": str(len(rejects))}
-    return objects | {"samples": seal_table(samples_table(rows), facts)}
+    return objects | {"samples": seal_table(samples_table(rows, licensed=dataset.recipe.licences is not None), facts)}
 
 
 def _require_arrays(dataset: Dataset, shard: int, samples: ShardData) -> None:

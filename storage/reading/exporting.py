@@ -138,6 +138,7 @@ def export_coco(
     entries: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     categories: dict[int, str] = {}
+    licences: dict[str, int] = {}
     for sample in _read(chosen, _labels(dataset)):
         name = f"{sample.key}.png"
         target.join("images", name).write(_png(sample, images))
@@ -146,8 +147,11 @@ def export_coco(
         categories |= {each["category_id"]: each["category"] for each in found or []}
         own = _coco_objects(sample.row["index"], found or [], first_id=len(annotations) + 1)
         annotations += own
+        licence = sample.row.get("source_licence")
+        numbered = {} if licence is None else {"license": licences.setdefault(licence, len(licences) + 1)}
         entries.append(
-            {
+            numbered
+            | {
                 "id": sample.row["index"],
                 "file_name": name,
                 "height": height,
@@ -162,7 +166,7 @@ def export_coco(
             "description": f"{dataset.location.url}, version {dataset.version}",
             "images": "16-bit Bayer mosaic, DN" if images == "mosaic" else "sRGB by the reference renderer",
         },
-        "licenses": [],
+        "licenses": [{"id": number, "name": name, "url": ""} for name, number in licences.items()],
         "images": entries,
         "annotations": annotations,
         "categories": [{"id": number, "name": categories[number]} for number in sorted(categories)],

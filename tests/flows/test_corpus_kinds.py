@@ -1,10 +1,13 @@
 """Photographs out of tar and Parquet files and lists become the same RAW, and can be made again from there."""
 
 import hashlib
+import json
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from flows.repair import repair
@@ -12,7 +15,7 @@ from storage.corpora.ingest import Part, PartReport, read_part
 from storage.datasets.dataset import open_dataset
 from storage.datasets.lease import hold
 from storage.datasets.verification import verify
-from tests.flows.conftest import Run, make_dataset, small_recipe, write_photograph
+from tests.flows.conftest import Aura, Run, make_dataset, small_recipe, write_photograph
 from tests.storage.conftest import make_table, make_tar
 
 
@@ -49,6 +52,30 @@ def in_a_table(folder: Path, place: Path) -> Path:
 def in_a_list(folder: Path, place: Path) -> Path:
     (place / "list.txt").write_text("".join(f"{file}\n" for file in sorted(folder.iterdir())))
     return place / "list.txt"
+
+
+def test_the_licence_of_each_photograph_goes_along(
+    photographs: Path, aura: Aura, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "list.csv").write_text(
+        f"path,terms\n{photographs}/0.png,CC-BY-4.0\n{photographs}/1.png,\n{photographs}/2.png,secret\n"
+    )
+    licences = {"column": "terms", "default": "CC0-1.0", "allowed": ["CC-BY-4.0", "CC0-1.0"]}
+    dataset = make_dataset(small_recipe(tmp_path / "list.csv", lpips_share=0, licences=licences), tmp_path / "dataset")
+    kept = pa.concat_tables(open_dataset(dataset).samples(shard) for shard in (0, 1)).to_pylist()
+    assert {(Path(row["source_uri"]).name, row["source_licence"]) for row in kept} == {
+        ("0.png", "CC-BY-4.0"),
+        ("1.png", "CC0-1.0"),
+    }
+    assert aura("inspect", str(dataset)) == 0
+    assert re.search(r"CC-BY-4.0 +\W +\d.*rejected sources.*licence +\W +1", capsys.readouterr().out, re.DOTALL | re.IGNORECASE)
+    assert aura("export", "coco", str(dataset), str(tmp_path / "coco")) == 0
+    document = json.loads((tmp_path / "coco/instances.json").read_text())
+    names = {each["id"]: each["name"] for each in document["licenses"]}
+    assert {names[image["license"]] for image in document["images"]} == {"CC-BY-4.0", "CC0-1.0"}
+    assert aura("export", "dng", str(dataset), "--out", str(tmp_path / "dng"), "--limit", "1") == 0
+    (negative,) = (tmp_path / "dng").glob("*.dng")
+    assert b"sourceLicence>CC-BY-4.0<" in negative.read_bytes()
 
 
 @pytest.mark.parametrize("kind", [in_a_tar, in_a_table, in_a_list])
