@@ -10,7 +10,7 @@ import os
 import time
 from pathlib import Path
 
-from fidelity_pictures import draw_bars, draw_cases, extreme_cases
+from fidelity_pictures import draw_cases, draw_means, extreme_cases
 from record import write_result
 from rich.console import Console
 
@@ -54,7 +54,7 @@ def main() -> None:
     )
     if "aura" in methods:
         PICTURES.mkdir(exist_ok=True)
-        draw_bars(evaluation, PICTURES / "fidelity.png")
+        draw_means(evaluation, PICTURES / "fidelity.png")
         draw_cases(extreme_cases(evaluation), files, methods, options.cache, PICTURES / "fidelity-cases.jpg")
     console.print(f"{time.monotonic() - started:.0f} s; written to {target.relative_to(ROOT)}")
 

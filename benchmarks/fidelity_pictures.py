@@ -1,4 +1,4 @@
-"""Pictures of the fidelity benchmark: bars per developer, and the cases where AURA gains and loses most."""
+"""Pictures of the fidelity benchmark: means and pairs per developer, and the cases where AURA gains and loses most."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from aura.training.evaluation import (
     group_sizes,
     method_names,
     predicted_raw,
+    rows_by_group,
 )
 from aura.training.raw_files import RawFile, RawFrame
 
@@ -41,29 +42,31 @@ class Case(NamedTuple):
     gain_db: float
 
 
-def draw_bars(evaluation: Evaluation, target: Path) -> None:
-    """Draw aligned and as-is PSNR of every method per group, the ceiling as a line above."""
-    means, sizes = figures(evaluation), group_sizes(evaluation)
+def draw_means(evaluation: Evaluation, target: Path) -> None:
+    """Draw aligned and as-is PSNR: every pair as a dot, each method's mean per group, the ceiling's as a line."""
+    means, sizes, groups = figures(evaluation), group_sizes(evaluation), rows_by_group(evaluation)
     methods = [name for name in method_names(evaluation) if name != CEILING]
-    figure = Figure(figsize=(10, 3.6), layout="constrained")
+    step = 0.8 / len(methods)
+    figure = Figure(figsize=(10, 4.2), layout="constrained")
     for axes, metric, title in zip(
         figure.subplots(1, 2, sharey=True), ("psnr_aligned", "psnr"), ("aligned", "as is"), strict=True
     ):
-        width = 0.8 / len(methods)
         for number, method in enumerate(methods):
-            values = [means[f"{group}/{method}/{metric}"].value for group in sizes]
-            axes.bar([at + number * width for at in range(len(sizes))], values, width, label=method)
+            for at, group in enumerate(sizes):
+                place = at + (number + 0.5) * step - 0.4
+                pairs = [getattr(row.score, metric) for row in groups[group] if row.method == method]
+                axes.scatter([place] * len(pairs), pairs, s=5, color=f"C{number}", alpha=0.35, linewidths=0)
+                mean, label = means[f"{group}/{method}/{metric}"].value, method if at == 0 else None
+                axes.hlines(mean, place - 0.45 * step, place + 0.45 * step, color=f"C{number}", lw=3, label=label)
         for at, group in enumerate(sizes):
             ceiling = means[f"{group}/{CEILING}/{metric}"].value
             label = "ceiling of a global inverse" if at == 0 else None
-            axes.hlines(ceiling, at - width / 2, at + 0.8 - width / 2, colors="black", label=label)
-        axes.set_xticks(
-            [at + 0.4 - width / 2 for at in range(len(sizes))], [f"{group}\n({size})" for group, size in sizes.items()]
-        )
+            axes.hlines(ceiling, at - 0.4, at + 0.4, colors="black", lw=1, label=label)
+        axes.set_xticks(range(len(sizes)), [f"{group}\n({size})" for group, size in sizes.items()])
         axes.tick_params(axis="x", labelsize=7)
-        axes.set(title=f"PSNR {title}", ylim=(18, None))
+        axes.set(title=f"PSNR {title}")
         axes.grid(axis="y", alpha=0.3)
-    figure.axes[0].set_ylabel("dB, mean over pairs")
+    figure.axes[0].set_ylabel("dB: each pair, and the mean of all")
     figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", fontsize=8, ncols=5)
     figure.savefig(target, dpi=110)
 

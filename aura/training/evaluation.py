@@ -236,7 +236,7 @@ def figures(evaluation: Evaluation) -> dict[str, Figure]:
     aligned PSNR; it has no spread.
     """
     means: dict[str, Figure] = {}
-    for group, rows in _groups(evaluation).items():
+    for group, rows in rows_by_group(evaluation).items():
         for method, scores in _by_method(rows).items():
             for metric, unit in METRIC_UNITS.items():
                 values = [value for one in scores if (value := asdict(one).get(metric)) is not None]
@@ -253,7 +253,9 @@ def method_names(evaluation: Evaluation) -> tuple[str, ...]:
 
 def group_sizes(evaluation: Evaluation) -> dict[str, int]:
     """Number of pairs in each group: developers in order, then ``hard`` and ``all``; empty groups are left out."""
-    return {group: len({(row.file, row.developer) for row in rows}) for group, rows in _groups(evaluation).items()}
+    return {
+        group: len({(row.file, row.developer) for row in rows}) for group, rows in rows_by_group(evaluation).items()
+    }
 
 
 def _judge_pair(
@@ -329,7 +331,8 @@ def _polynomial_basis(pixels: np.ndarray) -> np.ndarray:
     return np.stack([red[r] * green[g] * blue[b] for r, g, b in _EXPONENTS])
 
 
-def _groups(evaluation: Evaluation) -> dict[str, list[EvaluationRow]]:
+def rows_by_group(evaluation: Evaluation) -> dict[str, list[EvaluationRow]]:
+    """Sort the measurements into the groups of :func:`figures`; a row is in its developer's, and may be in ``hard``."""
     groups: dict[str, list[EvaluationRow]] = {}
     for row in evaluation.rows:
         groups.setdefault(row.developer, []).append(row)
