@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from aura.reconstruct import ON_CPU, Passes, Reconstructor
+from aura.reconstruct import ON_CPU, Method, Passes, Reconstructor
 from aura.sensor.catalog import load_profile
 from flows.shards import sample, shard
 from flows.shards.shard import synthesize_shard
@@ -30,21 +30,23 @@ ON_GPU = Passes(whole_pixels=20_000, tile=512, batch_pixels=60_000)
 
 
 @pytest.fixture
-def by_torch(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    def switch() -> None:
+def by_torch(monkeypatch: pytest.MonkeyPatch) -> Callable[[Method], None]:
+    def switch(method: Method) -> None:
         for name, module in list(sys.modules.items()):
             if name.startswith(("aura.", "flows.")) and hasattr(module, "loops_take"):
                 monkeypatch.setattr(module, "loops_take", lambda *_: False)
-        inverse = replace(Reconstructor.load(device="cpu"), passes=ON_GPU)
+        inverse = replace(Reconstructor.load(method, device="cpu"), passes=ON_GPU)
         monkeypatch.setattr(shard, "reconstructor", lambda *_: inverse)
 
     return switch
 
 
-def planned(corpus: Path, url: Path, lpips_share: float) -> Dataset:
+def planned(corpus: Path, url: Path, lpips_share: float, method: Method = "aura") -> Dataset:
     values = {"corpus": str(corpus), "canvas.height": 96, "canvas.width": 96, "cameras": CAMERAS, "iso": 800}
     recipe = load_recipe(
-        None, values | {"noise_model": "generic", "lpips_share": lpips_share, "illuminant_kelvin": [2700, 8000]}
+        None,
+        values
+        | {"noise_model": "generic", "lpips_share": lpips_share, "illuminant_kelvin": [2700, 8000], "method": method},
     )
     ingest(url, recipe)
     plan = write_plan(url, plan_shards(index_batches(url), recipe))
@@ -52,7 +54,8 @@ def planned(corpus: Path, url: Path, lpips_share: float) -> Dataset:
     return create_or_open(url, recipe, digest, [load_profile(camera) for camera in CAMERAS], plan.samples)
 
 
-def test_the_samples_are_those_of_the_loops(tmp_path: Path, by_torch: Callable[[], None]) -> None:
+@pytest.mark.parametrize("method", ["aura", "aura_global"])
+def test_the_samples_are_those_of_the_loops(tmp_path: Path, by_torch: Callable[[Method], None], method: Method) -> None:
     corpus = tmp_path / "corpus"
     corpus.mkdir()
     for name, (height, width) in {"a": (96, 96), "b": (96, 96), "c": (130, 128), "d": (300, 310)}.items():
@@ -61,8 +64,8 @@ def test_the_samples_are_those_of_the_loops(tmp_path: Path, by_torch: Callable[[
     made: list[tuple[np.ndarray, list[dict[str, Any]]]] = []
     for turn in ("loops", "torch"):
         if turn == "torch":
-            by_torch()
-        dataset = planned(corpus, tmp_path / turn, lpips_share=0.5)
+            by_torch(method)
+        dataset = planned(corpus, tmp_path / turn, lpips_share=0.5, method=method)
         synthesize_shard(dataset.location.url, 0)
         made.append((np.asarray(dataset.open_raw()[:], np.int32), dataset.samples(0).to_pylist()))
     (by_loops, rows), (with_torch, torch_rows) = made
@@ -97,14 +100,14 @@ class Calls(TorchDispatchMode):
         return call(*args, **(kwargs or {}))
 
 
-def test_many_samples_take_few_more_calls_than_one(tmp_path: Path, by_torch: Callable[[], None]) -> None:
+def test_many_samples_take_few_more_calls_than_one(tmp_path: Path, by_torch: Callable[[Method], None]) -> None:
     corpus = tmp_path / "corpus"
     corpus.mkdir()
     save_image(corpus / "a.png", 288, 384)
     dataset = planned(corpus, tmp_path / "dataset", lpips_share=0.0)
     rows = [row | {"camera": CAMERAS[0]} for row in read_shard_plan(dataset.location, 0).to_pylist()]
     photograph = np.random.default_rng(0).integers(0, 256, (288, 384, 3), np.uint8)
-    by_torch()
+    by_torch("aura")
     inverse = replace(Reconstructor.load(device="cpu"), passes=replace(ON_CPU, whole_pixels=2**20))
     started = []
     for wanted in (rows[:1], rows[:1], rows):  # the first time, tables are made that are kept
