@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 
 from aura.errors import InvalidInputError
@@ -20,6 +21,7 @@ from storage.reading.crop_annotations import SampleAnnotations
 from storage.reading.crops import Cutter, Cutting, Frame
 from storage.reading.frames import FrameReader
 from storage.reading.sample_columns import VersionName, as_columns, choose_version, load_samples
+from storage.reading.selection import select
 from storage.reading.splits import Split
 
 Sample = dict[str, Any]
@@ -79,6 +81,7 @@ class RawDataset(torch.utils.data.Dataset[Any]):
         *,
         cutting: Cutting | None = None,
         split: Split | None = None,
+        where: pc.Expression | None = None,
         seed: int = 0,
         transport: TransportName = "fsspec",
     ) -> None:
@@ -92,19 +95,20 @@ class RawDataset(torch.utils.data.Dataset[Any]):
             cutting: crops, augmentation and noise on reading; None gives whole samples, with their source pixels where
                 the dataset keeps them.
             split: read only one part of the photographs.
+            where: read only samples of which this is true, see :func:`storage.reading.selection.select`.
             seed: of what is drawn.
             transport: how S3 is read, see :func:`storage.objects.transport.open_transport`.
 
         Raises:
             MissingFileError: there is no dataset, no such version, or no version at all.
-            InvalidInputError: the dataset cannot be read as ``cutting`` says.
+            InvalidInputError: the dataset cannot be read as ``cutting`` says, or ``where`` cannot be asked of it.
             IntegrityError: a table is damaged.
             StorageAccessError: the credentials were refused.
             StorageError: the storage refused.
         """
         chosen = choose_version(url, version)
         self.dataset = chosen.dataset
-        whole = load_samples(chosen)
+        whole = select(chosen, load_samples(chosen), where)
         self.table: pa.Table = whole if split is None else split.of(whole)
         self.transform = transform
         self.epoch = 0

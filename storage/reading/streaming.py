@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
+import pyarrow.compute as pc
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
@@ -20,6 +21,7 @@ from storage.reading.crops import Cutter, Cutting, Frame
 from storage.reading.frames import Caching, Fetched, FrameReader
 from storage.reading.order import Batch, Progress, Shape, Visits, batches_of, epoch_visits, rank_part, whole_batches
 from storage.reading.sample_columns import VersionName, as_columns, choose_version, load_samples
+from storage.reading.selection import select
 from storage.reading.splits import Split
 from storage.recipe import canonical_json
 
@@ -74,6 +76,7 @@ class RawStream(IterableDataset[dict[str, Any]]):
         shuffle: bool = True,
         drop_last: bool = False,
         split: Split | None = None,
+        where: pc.Expression | None = None,
         seed: int = 0,
         rank: int = 0,
         ranks: int = 1,
@@ -95,6 +98,8 @@ class RawStream(IterableDataset[dict[str, Any]]):
             drop_last: leave out a rank's last batch if it is not full, and its last sample if others have one less; all
                 take equally many steps, as training that averages gradients over them must.
             split: read only one part of the photographs, of all sources.
+            where: read only samples of which this is true, of all sources; see
+                :func:`storage.reading.selection.select`.
             seed: of the order and of all that is drawn.
             rank: of this process among those that train together.
             ranks: how many train together.
@@ -113,7 +118,7 @@ class RawStream(IterableDataset[dict[str, Any]]):
         self._weights = _weights(wanted, version)
         opened = [choose_version(source.url, source.version) for source in wanted]
         self._datasets = [chosen.dataset for chosen in opened]
-        tables = [load_samples(chosen) for chosen in opened]
+        tables = [select(chosen, load_samples(chosen), where) for chosen in opened]
         if split is not None:
             tables = [split.of(table) for table in tables]
         self.columns = as_columns(tables, [dataset.recipe.shard_size for dataset in self._datasets])
@@ -123,7 +128,7 @@ class RawStream(IterableDataset[dict[str, Any]]):
         self._length = samples_per_epoch
         self._shuffle, self._drop_last, self._seed = shuffle, drop_last, seed
         self._rank, self._ranks, self._transport = rank, ranks, transport
-        self._split = split
+        self._split, self._where = split, where if where is None else str(where)
         self._caching = caching
         self._sample_bytes = max(map(self._size_of, range(len(self._datasets))))
         self._progress = Progress()
@@ -270,6 +275,7 @@ class RawStream(IterableDataset[dict[str, Any]]):
             "data": hashlib.sha256(canonical_json(content)).hexdigest(),
             "weights": None if self._weights is None else list(self._weights),
             "split": None if self._split is None else [self._split.part, self._split.share, self._split.seed],
+            "where": self._where,
             "samples_per_epoch": self._length,
             "batch_size": self._batch_size,
             "crops_per_sample": self._crops,
