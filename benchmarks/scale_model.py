@@ -19,7 +19,7 @@ import json
 import math
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -86,12 +86,14 @@ class Constants:
         megapixels_per_second: of a worker on two cores.
         rate_of: what that rate is of: the whole worker, or the network alone.
         bytes_per_pixel: of the RAW, as it is stored.
+        global_map_ratio: how many times as fast a worker is with ``--method aura_global``; None while not measured.
     """
 
     coordinator_s: float
     megapixels_per_second: float
     bytes_per_pixel: float
     rate_of: str = "given by hand"
+    global_map_ratio: float | None = None
 
     def shard_s(self, samples: int, assumed: Assumptions) -> float:
         """Seconds of a worker for a shard."""
@@ -153,6 +155,7 @@ def read_constants(rate: float | None = None, results: Path = RESULTS) -> Consta
         megapixels_per_second=chosen,
         bytes_per_pixel=factory.get("bytes_per_pixel") or reader["bits_per_pixel"] / 8,
         rate_of=rate_of,
+        global_map_ratio=factory.get("ratio_of_global_map"),
     )
 
 
@@ -197,13 +200,11 @@ def plan(constants: Constants, assumed: Assumptions, metadata: Mapping[str, floa
     samples = SHARD_SIZES[-1]
     machine = machine_of(constants, samples, assumed)
     datasets, shards = IMAGES // DATASET_IMAGES, math.ceil(DATASET_IMAGES / samples)
-    rate_of_one = throughput(1, machine, assumed) * samples  # images a second of a worker
-    hours_per_million = 1e6 / rate_of_one / 3600
-    workers = math.ceil(IMAGES / rate_of_one / (assumed.days * 86400))
+    rate_of_one, workers, compute = _compute(constants, assumed)
     stored = assumed.megapixels_per_image * 1e6 * constants.bytes_per_pixel  # bytes of an image
     requests = 1e6 * assumed.gets_per_image + 1e6 / samples * assumed.gets_per_shard
     dollars = {
-        "compute": hours_per_million * assumed.cpu_dollars_per_hour,
+        "compute": compute,
         "put": 1e6 / samples * assumed.puts_per_shard / 1000 * assumed.put_dollars,
         "get": requests / 1000 * assumed.get_dollars,
     }
@@ -238,7 +239,21 @@ def plan(constants: Constants, assumed: Assumptions, metadata: Mapping[str, floa
         "dollars_a_month_kept": (IMAGES * stored / 1e9 * assumed.month_dollars, "$ a month"),
         "gpu_break_even": (break_even, "MPix/s of a GPU worker"),
     }
+    if constants.global_map_ratio is not None:
+        faster = replace(constants, megapixels_per_second=constants.megapixels_per_second * constants.global_map_ratio)
+        _, few, cheap = _compute(faster, assumed)
+        values["global_map/workers"] = (few, "workers of two cores, --method aura_global")
+        values["global_map/dollars_compute_per_million"] = (cheap, "$")
+        values["global_map/dollars_per_million"] = (cheap + dollars["put"] + dollars["get"], "$")
     return {f"plan/{name}": _figure(value, unit) for name, (value, unit) in values.items()}
+
+
+def _compute(constants: Constants, assumed: Assumptions) -> tuple[float, int, float]:
+    """Images a second of a worker, workers for the plan, and dollars a million images."""
+    samples = SHARD_SIZES[-1]
+    rate = throughput(1, machine_of(constants, samples, assumed), assumed) * samples
+    workers = math.ceil(IMAGES / rate / (assumed.days * 86400))
+    return rate, workers, 1e6 / rate / 3600 * assumed.cpu_dollars_per_hour
 
 
 def measure_metadata(folder: Path) -> dict[str, float]:
