@@ -106,7 +106,7 @@ class Reconstructor:
         Raises:
             InvalidInputError: an unknown method, weights for a method without any, or a device that is not there.
             MissingFileError: no file at ``weights``.
-            WeightsError: the file is not AURA's.
+            WeightsError: the file is not AURA's, or its head is not the canonical one.
         """
         place = choose_device(device)
         if method not in METHODS:
@@ -116,7 +116,13 @@ class Reconstructor:
                 raise InvalidInputError(f"Method {method!r} has no weights, but {weights} was given. Drop one of them.")
             return cls(method, hashlib.sha256(f"{method}/1".encode()).hexdigest(), place, Passes.on(place))
         path = weights or RELEASED_WEIGHTS
-        model = fold_batch_norms(load_weights(path).eval())
+        model = load_weights(path).eval()
+        if model.config.head != "canonical":
+            raise WeightsError(
+                f"{path} has the {model.config.head} head, which gives one camera's planes and no canonical light; "
+                "expected the canonical head. Use such weights through aura.nets.aura, or train with head: canonical."
+            )
+        model = fold_batch_norms(model)
         if place.type == "cuda":
             # cuDNN's TF32 has 10 bits of mantissa: for what float16 is not good enough for, neither is that
             torch.backends.cudnn.allow_tf32 = False

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from aura import reconstruct
 from aura.color import srgb_to_linear
 from aura.errors import InvalidInputError, MissingFileError, WeightsError
-from aura.nets.aura import Aura
+from aura.nets.aura import Aura, AuraConfig
 from aura.reconstruct import ON_CPU, RELEASED_WEIGHTS, Passes, Reconstructor, Window
 from aura.training.checkpoint import save_weights
 
@@ -158,6 +158,9 @@ def test_missing_and_foreign_weights_are_named(tmp_path: Path) -> None:
         Reconstructor.load("aura", foreign)
     with pytest.raises(InvalidInputError, match="has no weights"):
         Reconstructor.load("upi", foreign)
+    save_weights(Aura(AuraConfig(head="packed")), tmp_path / "packed.safetensors")
+    with pytest.raises(WeightsError, match="packed head"):
+        Reconstructor.load("aura", tmp_path / "packed.safetensors", device="cpu")
 
 
 @pytest.mark.parametrize("method", reconstruct.METHODS)
