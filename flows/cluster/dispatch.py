@@ -315,7 +315,10 @@ class _Dispatch:
         return self._workforce.finisher(future)
 
     def _warn_of_untuned_workers(self) -> None:
-        if untuned := self._workforce.untuned():
+        untuned = self._workforce.untuned()
+        if untuned is None:
+            self._log.warning("Some workers do not answer; the work begins without them")
+        elif untuned:
             self._log.warning(
                 "%d workers (%s) lack the thread and allocator settings and are several times slower; start them with "
                 "'aura worker ADDRESS'",

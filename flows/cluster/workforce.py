@@ -1,8 +1,10 @@
 """The workers of a run's Dask cluster: how many shards they take, where a shard is at work, and who shall have it."""
 
 import contextlib
+import threading
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from queue import Empty, SimpleQueue
 from typing import Any, Final, cast
 
 import dask
@@ -16,6 +18,7 @@ from aura.errors import InvalidInputError
 from flows.cluster.runner import GPU, SHARDS_IN_HAND, worker_environment
 
 _RESTART_TIMEOUT_S: Final = 120
+_PATIENCE_S: Final = 20.0  # a worker that computes answers in milliseconds, one that starts in seconds
 
 
 @dataclass(frozen=True)
@@ -109,9 +112,22 @@ class Workforce:
         processing: dict[str, Collection[str]] = self.client.processing()  # type: ignore[no-untyped-call]  # no types
         return processing
 
-    def untuned(self) -> list[str]:
-        """Addresses of workers that were started without :func:`flows.cluster.runner.worker_environment`."""
-        found: dict[str, bool] = self.client.run(_is_tuned)
+    def untuned(self, patience_s: float = _PATIENCE_S) -> list[str] | None:
+        """Addresses of workers that were started without :func:`flows.cluster.runner.worker_environment`.
+
+        None if some do not answer in time: one that is frozen must not hold up the work of the others.
+        """
+        answers: SimpleQueue[dict[str, bool]] = SimpleQueue()
+
+        def ask() -> None:
+            with contextlib.suppress(Exception):  # the scheduler will say so itself
+                answers.put(self.client.run(_is_tuned, on_error="ignore"))
+
+        threading.Thread(target=ask, name="ask workers", daemon=True).start()
+        try:
+            found = answers.get(timeout=patience_s)
+        except Empty:
+            return None
         return sorted(address for address, tuned in found.items() if not tuned)
 
 

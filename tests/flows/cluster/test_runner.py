@@ -1,11 +1,14 @@
+import contextlib
 import os
 import re
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import distributed
+import psutil
 import pytest
 
 from aura.errors import InvalidInputError
@@ -56,10 +59,26 @@ def test_a_worker_for_a_scheduler_has_its_settings_and_declares_its_gpu() -> Non
                 assert workforce.places() == 2  # the other worker has no GPU, so that no shard may go there
                 assert workers[ours]["nthreads"] == 2
                 assert workforce.untuned() == [name for name in workers if name != ours]
+                with frozen(tuned):
+                    assert workforce.untuned(patience_s=1.0) is None
         finally:
             for process in (without, tuned):
                 process.terminate()
                 process.wait()
+
+
+@contextlib.contextmanager
+def frozen(process: subprocess.Popen[bytes]) -> Iterator[None]:
+    """Stop a worker, and the process that its nanny started, until the block is left."""
+    nanny = psutil.Process(process.pid)
+    stopped = [nanny, *nanny.children(recursive=True)]
+    for each in stopped:
+        each.suspend()
+    try:
+        yield
+    finally:
+        for each in stopped:
+            each.resume()
 
 
 @pytest.mark.parametrize("setting", ["", "remote", "local:0", "local:two", "local:-1"])
