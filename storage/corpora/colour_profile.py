@@ -6,7 +6,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import imagecodecs
 import numpy as np
@@ -19,16 +19,23 @@ from storage.corpora.image_headers import ColourCode
 Pixels = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
 
 _D65: Final = (0.3127, 0.3290)
-_PRIMARIES: Final = {
-    4: (0.67, 0.33, 0.21, 0.71, 0.14, 0.08),  # BT.470 M
-    9: (0.708, 0.292, 0.170, 0.797, 0.131, 0.046),  # BT.2020
-    11: (0.680, 0.320, 0.265, 0.690, 0.150, 0.060),  # DCI-P3; its own white is brought to D65
-    12: (0.680, 0.320, 0.265, 0.690, 0.150, 0.060),  # Display P3
+_WHITE_C: Final = (0.310, 0.316)
+_PRIMARIES: Final = {  # ITU-T H.273, table 2: white, red, green, blue
+    4: (*_WHITE_C, 0.67, 0.33, 0.21, 0.71, 0.14, 0.08),  # BT.470 M
+    8: (*_WHITE_C, 0.681, 0.319, 0.243, 0.692, 0.145, 0.049),  # film
+    9: (*_D65, 0.708, 0.292, 0.170, 0.797, 0.131, 0.046),  # BT.2020
+    10: (1 / 3, 1 / 3, 1.0, 0.0, 0.0, 1.0, 0.0, 0.0),  # CIE XYZ
+    11: (0.314, 0.351, 0.680, 0.320, 0.265, 0.690, 0.150, 0.060),  # DCI-P3
+    12: (*_D65, 0.680, 0.320, 0.265, 0.690, 0.150, 0.060),  # Display P3
+    22: (*_D65, 0.630, 0.340, 0.295, 0.605, 0.155, 0.077),  # EBU 3213
 }
 _SRGB_PRIMARIES: Final = (0.64, 0.33, 0.30, 0.60, 0.15, 0.06)
 _NEAR_SRGB: Final = {1, 2, 5, 6, 7}  # BT.601's primaries differ less than cameras do
 _HIGH_DYNAMIC_RANGE: Final = {16: "PQ", 18: "HLG"}
-_TRANSFER_GAMMA: Final = {4: 2.2, 5: 2.8, 8: 1.0}  # all others are display curves close to sRGB's
+_LOGARITHMIC: Final = {9: "100:1", 10: "316:1"}
+_TRANSFER_GAMMA: Final = {4: 2.2, 5: 2.8, 8: 1.0, 17: 2.6}
+_REFERENCE_WHITE: Final = {17: 48 / 52.37}  # SMPTE ST 428-1: the light of white, 1 being that of the highest code
+_NEAR_SRGB_TRANSFER: Final = {1, 2, 6, 7, 11, 12, 13, 14, 15}  # display curves close to sRGB's, or nothing said
 _RELATIVE_COLORIMETRIC: Final = 1
 _BLACK_POINT: Final = 0x2000
 _EXACT: Final = 0x0100  # no optimisation
@@ -75,31 +82,46 @@ def colours_from_icc(profile: bytes, mode: str) -> Colours:
     return Colours(profile, name, is_srgb=False)
 
 
-def colours_from_code(code: ColourCode, gamma: float | None = None) -> Colours:
-    """Judge colour code points.
+def colours_from_code(
+    code: ColourCode, *, gamma: float | None = None, chromaticity: tuple[float, ...] | None = None
+) -> Colours:
+    """Judge colour code points (ITU-T H.273).
 
     Args:
         code: primaries and transfer.
         gamma: encoding exponent that stands in place of the transfer, or None.
+        chromaticity: x and y of white, red, green and blue that stand in place of the primaries, or None.
 
     Raises:
-        RejectedImageError: a high dynamic range transfer, or primaries that are not known (``unsupported_colour``).
+        RejectedImageError: a high dynamic range or logarithmic transfer, a narrow range of codes, or a code that the
+            standard does not define (``unsupported_colour``).
     """
-    if code.transfer in _HIGH_DYNAMIC_RANGE:
-        name = _HIGH_DYNAMIC_RANGE[code.transfer]
-        raise RejectedImageError(
-            "unsupported_colour", f"The colours are HDR ({name}); develop the image to sRGB first."
-        )
-    primaries = _SRGB_PRIMARIES if code.primaries in _NEAR_SRGB else _PRIMARIES.get(code.primaries)
-    if primaries is None:
-        raise RejectedImageError(
-            "unsupported_colour", f"Colour primaries {code.primaries} are not known; convert the image to sRGB first."
-        )
+    _require_display_code(code)
+    where = chromaticity or (None if code.primaries in _NEAR_SRGB else _PRIMARIES[code.primaries])
     exponent = 1 / gamma if gamma else _TRANSFER_GAMMA.get(code.transfer)
-    if primaries == _SRGB_PRIMARIES and exponent is None:
+    if where is None and exponent is None:
         return Colours(None, "sRGB", is_srgb=True)
-    name = f"code points {code.primaries}/{code.transfer}" + (f", gamma {exponent:.3g}" if exponent else "")
-    return Colours(_profile(primaries, exponent), name, is_srgb=False)
+    space = f"code points {code.primaries}/{code.transfer}" if chromaticity is None else "chromaticities of its own"
+    name = space + (f", gamma {exponent:.3g}" if exponent else "")
+    white, primaries = (_D65, _SRGB_PRIMARIES) if where is None else (where[:2], where[2:])
+    brightest = 1.0 if gamma else 1 / _REFERENCE_WHITE.get(code.transfer, 1.0)
+    return Colours(_profile(primaries, exponent, white, brightest), name, is_srgb=False)
+
+
+def _require_display_code(code: ColourCode) -> None:
+    def refuse(found: str) -> NoReturn:
+        raise RejectedImageError("unsupported_colour", f"{found}; convert the image to sRGB first.")
+
+    if code.transfer in _HIGH_DYNAMIC_RANGE:
+        refuse(f"The colours are HDR ({_HIGH_DYNAMIC_RANGE[code.transfer]})")
+    if code.transfer in _LOGARITHMIC:  # shadows under the range are not in the file
+        refuse(f"The transfer is logarithmic ({_LOGARITHMIC[code.transfer]}, H.273 code {code.transfer})")
+    if code.transfer not in _NEAR_SRGB_TRANSFER and code.transfer not in _TRANSFER_GAMMA:
+        refuse(f"Transfer characteristics {code.transfer} are not known")
+    if code.primaries not in _NEAR_SRGB and code.primaries not in _PRIMARIES:
+        refuse(f"Colour primaries {code.primaries} are not known")
+    if not code.is_full_range:
+        refuse("The codes span the narrow range of video")
 
 
 def colours_from_chromaticity(gamma: float | None, chromaticity: Sequence[float] | None) -> Colours:
@@ -182,11 +204,19 @@ def _srgb() -> bytes:
 
 
 @lru_cache(maxsize=32)
-def _profile(primaries: tuple[float, ...], exponent: float | None, white: tuple[float, ...] = _D65) -> bytes:
-    if exponent is not None:
+def _profile(
+    primaries: tuple[float, ...],
+    exponent: float | None,
+    white: tuple[float, ...] = _D65,
+    brightest: float = 1.0,
+) -> bytes:
+    """Make an RGB profile: a power law or sRGB's curve, times the light of the highest code; clipped at white."""
+    if exponent is not None and brightest == 1.0:
         return bytes(imagecodecs.cms_profile("rgb", whitepoint=white, primaries=primaries, gamma=exponent))
     display = np.linspace(0, 1, 4096)
     linear = np.where(display <= 0.04045, display / 12.92, ((display + 0.055) / 1.055) ** 2.4)
+    if exponent is not None:
+        linear = np.minimum(display**exponent * brightest, 1.0)
     return bytes(
         imagecodecs.cms_profile(
             "rgb", whitepoint=white, primaries=primaries, transferfunction=linear.astype(np.float32)

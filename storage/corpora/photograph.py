@@ -2,12 +2,14 @@
 
 The content decides, never the file's name. Limits are checked on the header, before a pixel is decoded. What is done:
 
-* EXIF orientation is applied. ICC profiles, colour code points (P3, BT.2020, linear) and PNG's gAMA/cHRM are converted
-  to sRGB, relative colorimetric with black point compensation; 16-bit files in 16 bits, so linear ones do not band.
+* EXIF orientation is applied. ICC profiles, colour code points (P3, BT.2020, linear), PNG's gAMA/cHRM and JPEG XL's own
+  primaries are converted to sRGB, relative colorimetric with black point compensation; 16-bit files in 16 bits, so
+  linear ones do not band.
 * Grey becomes three equal channels. CMYK without a profile is inverted naively. Palettes are expanded.
 * Transparency is composited on white, in sRGB.
 * Of animations, image sequences and stereo pairs the first frame is taken; the number of frames is in the facts.
-* HDR transfers (PQ, HLG), floating point, camera RAW and vector formats are refused: they are no sRGB photographs.
+* HDR (PQ, HLG) and logarithmic transfers, floating point, camera RAW and vector formats are refused: they are no sRGB
+  photographs.
 """
 
 from __future__ import annotations
@@ -17,7 +19,6 @@ import warnings
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-import imagecodecs
 import numpy as np
 import numpy.typing as npt
 import pillow_heif
@@ -28,22 +29,30 @@ from aura.errors import RejectedImageError
 from storage.corpora.colour_profile import (
     SRGB_ASSUMED,
     Colours,
-    Pixels,
     colours_from_chromaticity,
     colours_from_code,
     colours_from_icc,
     to_srgb,
 )
 from storage.corpora.image_headers import (
-    JXL_ICC,
     ColourCode,
-    JxlHeader,
     PngHeader,
     name_unsupported,
-    read_jxl_header,
     read_nclx,
     read_png_header,
     sniff,
+)
+from storage.corpora.jxl_header import JXL_ICC, JxlHeader, read_jxl_header
+from storage.corpora.pixel_decoding import (
+    PILLOW_MODES,
+    READERS_OF_16_BITS,
+    Layout,
+    alpha_of_tiff,
+    is_pnm16,
+    is_tiff16,
+    read_jxl,
+    read_pillow,
+    require_whole_jpeg,
 )
 from storage.recipe import Limits
 
@@ -51,16 +60,13 @@ pillow_heif.register_heif_opener(thumbnails=False)
 # what Pillow warns of is either checked here (sizes) or harmless (damaged metadata)
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
-_CHANNEL_MODES: Final = {1: ("GRAY", False), 2: ("GRAY", True), 3: ("RGB", False), 4: ("RGB", True)}
-_PILLOW_MODES: Final = {"L": "L", "1": "L", "RGB": "RGB", "CMYK": "CMYK", "RGBA": "RGBA", "LA": "LA", "RGBX": "RGB",
-                        "PA": "RGBA", "La": "LA", "RGBa": "RGBA", "YCbCr": "RGB"}  # fmt: skip
 _PROFILE_SPACES: Final = {"L": "GRAY", "1": "GRAY", "LA": "GRAY", "I;16": "GRAY", "I;16B": "GRAY", "CMYK": "CMYK"}
 _DNG_VERSION: Final = 50706
 _NEW_SUBFILE_TYPE: Final = 254
-_SAMPLE_FORMAT: Final = 339
-_BITS_PER_SAMPLE: Final = 258
 _PHOTOMETRIC: Final = 262
-_PREMULTIPLIED, _STRAIGHT = 1, 2  # TIFF 6.0, ExtraSamples; others are no alpha
+_RGB: Final = 2
+_ORIENTATION: Final = 274
+_ICC_PROFILE: Final = 34675
 _RAW_PHOTOMETRICS: Final = {32803, 34892}  # colour filter array, linear RAW
 
 
@@ -132,7 +138,7 @@ def decode(data: bytes, limits: Limits) -> Photograph:
     try:
         pixels, mode, alpha = opened.read_pixels()
         if opened.facts.container in {"JPEG", "MPO"}:
-            _require_whole_jpeg(data, pixels)
+            require_whole_jpeg(data, pixels)
         image = to_srgb(pixels, opened.colours, mode)
     except RejectedImageError:
         raise
@@ -150,26 +156,22 @@ def decode(data: bytes, limits: Limits) -> Photograph:
     return Photograph(np.ascontiguousarray(image), opened.facts)
 
 
-Layout = tuple[Pixels, str, npt.NDArray[np.uint8] | None]
-"""Pixels, their mode (``GRAY``, ``RGB``, ``CMYK``) and 8-bit alpha or None."""
-
-
 @dataclass(frozen=True, slots=True)
 class _Opened:
     data: bytes
     facts: ImageFacts
     colours: Colours
     orientation_to_apply: int
-    source: Image.Image | JxlHeader
+    source: Image.Image | JxlHeader | None
 
     def read_pixels(self) -> Layout:
         if isinstance(self.source, JxlHeader):
-            return _read_jxl(self.data, self.source)
-        if self.facts.container == "PNG" and self.facts.mode.endswith(";16"):
-            return _split(imagecodecs.png_decode(self.data), 16)
-        if self.facts.container == "TIFF" and self.facts.mode.endswith(";16"):
-            return _read_tiff16(self.data)
-        return _read_pillow(self.source)
+            return read_jxl(self.data, self.source)
+        if self.facts.mode.endswith(";16"):
+            return READERS_OF_16_BITS[self.facts.container](self.data)
+        if self.source is None:
+            raise TypeError(f"{self.facts.container} was opened without Pillow; it is read with 16 bits only.")
+        return read_pillow(self.source)
 
 
 def _open(data: bytes, limits: Limits) -> _Opened:
@@ -212,7 +214,9 @@ def _open_pillow(data: bytes, container: str, limits: Limits) -> _Opened:
     # PNG comes first, since Pillow refuses to say how large a bomb is
     png = _read_png(data) if container == "PNG" else None
     if container == "TIFF":
-        _require_display_tiff(data)
+        sixteen = _open_tiff(data)
+        if sixteen is not None:
+            return sixteen
     if png is not None and png.height * png.width > limits.max_pixels:
         raise RejectedImageError(
             "too_many_pixels", f"It has {png.height}x{png.width} px; limits.max_pixels is {limits.max_pixels}."
@@ -226,16 +230,16 @@ def _open_pillow(data: bytes, container: str, limits: Limits) -> _Opened:
     except UnidentifiedImageError as error:
         raise RejectedImageError("damaged", f"It begins like {container}, but its header cannot be read.") from error
     mode = image.mode
-    if container == "TIFF":
-        mode = _tiff_mode(image)
-    elif png is not None and png.bit_depth == 16:
+    if png is not None and png.bit_depth == 16:
         mode = f"{image.mode.split(';')[0]};16".replace("I;", "L;")
-    if not mode.endswith(";16") and mode not in _PILLOW_MODES and mode != "P":
+    elif container == "PPM" and (mode == "I" or is_pnm16(data)):
+        mode = f"{'L' if mode == 'I' else mode};16"
+    if not mode.endswith(";16") and mode not in PILLOW_MODES and mode != "P":
         raise RejectedImageError("unsupported_pixels", f"Pixels of mode {mode} are not taken; use 8 or 16 bits.")
     orientation = _orientation(image, png)
     # of TIFF, Pillow names the upright size, and turns the pixels that it decodes itself
     width, height = image.size if orientation < 5 or container == "TIFF" else image.size[::-1]
-    to_apply = 1 if container == "TIFF" and not mode.endswith(";16") else orientation
+    to_apply = 1 if container == "TIFF" else orientation
     colours = _colours(image, data, container, png.colour if png else None)
     facts = ImageFacts(
         container=image.format or container,
@@ -297,82 +301,45 @@ def _original_orientation(image: Image.Image, orientation: int) -> int:
     return original if isinstance(original, int) and 1 <= original <= 8 else orientation
 
 
-def _require_display_tiff(data: bytes) -> None:
-    """Refuse camera RAW, most of which is TIFF whose first image is a thumbnail."""
+def _open_tiff(data: bytes) -> _Opened | None:
+    """Open a TIFF of 16 bits, of which Pillow shows eight or nothing; None for others, which Pillow opens.
+
+    Refuses camera RAW, most of which is TIFF whose first image is a thumbnail.
+    """
     with tifffile.TiffFile(io.BytesIO(data)) as file:
-        tags: Any = file.pages[0].tags  # type: ignore[union-attr]  # the first page is never a bare frame
+        page: Any = file.pages[0]  # the first page is never a bare frame
+        tags = page.tags
         is_thumbnail = tags.valueof(_NEW_SUBFILE_TYPE, 0) & 1
         is_mosaic = tags.valueof(_PHOTOMETRIC, 1) in _RAW_PHOTOMETRICS
         is_dng = tags.valueof(_DNG_VERSION) is not None
-    if data[8:10] == b"CR" or is_thumbnail or is_mosaic or is_dng:
-        raise RejectedImageError("unsupported_format", "It is a camera RAW file; develop it to sRGB first.")
-
-
-def _tiff_mode(image: Image.Image) -> str:
-    tags: Any = getattr(image, "tag_v2", {})
-    depths = set(tags.get(_BITS_PER_SAMPLE, (1,)))
-    if depths == {16} and set(tags.get(_SAMPLE_FORMAT, (1,))) == {1} and tags.get(_PHOTOMETRIC, 1) in {0, 1, 2}:
-        return {0: "L", 1: "L", 2: "RGB"}[tags.get(_PHOTOMETRIC, 1)] + ";16"
-    return image.mode
-
-
-def _read_pillow(image: Image.Image) -> Layout:
-    if image.mode == "P":
-        target = "RGBA" if "transparency" in image.info else "RGB"
-    elif "transparency" in image.info and image.mode in {"L", "RGB", "1"}:
-        target = "RGBA" if image.mode == "RGB" else "LA"
-    else:
-        target = _PILLOW_MODES[image.mode]
-    pixels = np.asarray(image if image.mode == target else image.convert(target))
-    if target == "CMYK":
-        return pixels, "CMYK", None
-    return _split(pixels, 8)
-
-
-def _read_tiff16(data: bytes) -> Layout:
-    with tifffile.TiffFile(io.BytesIO(data)) as file:
-        page = file.pages[0]
-        pixels = page.asarray()
-        if getattr(page, "planarconfig", 1) == 2 and pixels.ndim == 3:
-            pixels = np.moveaxis(pixels, 0, -1)
-        if int(getattr(page, "photometric", 1)) == 0:
-            pixels = 65535 - pixels
-        extra = getattr(page, "extrasamples", ())
-    if extra and int(extra[0]) not in {_PREMULTIPLIED, _STRAIGHT}:
-        return _split(pixels[..., : -len(extra)], 16)
-    if extra and int(extra[0]) == _PREMULTIPLIED:
-        cover = np.maximum(pixels[..., -1:], 1).astype(np.uint32)
-        pixels[..., :-1] = np.minimum(pixels[..., :-1] * np.uint32(65535) // cover, 65535)
-    return _split(pixels, 16)
-
-
-def _require_whole_jpeg(data: bytes, pixels: Pixels) -> None:
-    """Find a JPEG that was cut and closed by an end marker: libjpeg fills what is missing with middle grey."""
-    if not np.all(pixels[-8:, -8:] == 128):
-        return
-    end = data.rfind(b"\xff\xd9")
-    # noise before the end marker is skipped after a whole image, but becomes pixels where some were missing
-    stuffed = data[:end] + b"\x5a\xa5" * 512 + data[end:]
-    with Image.open(io.BytesIO(stuffed), formats=("JPEG", "MPO")) as image:
-        whole = np.array_equal(pixels, np.asarray(image))
-    if not whole:
-        raise RejectedImageError("truncated", "The JPEG data end early, though an end marker was added.")
-
-
-def _split(pixels: Pixels, bits: int) -> Layout:
-    pixels = pixels[..., None] if pixels.ndim == 2 else pixels
-    mode, has_alpha = _CHANNEL_MODES[pixels.shape[-1]]
-    channels = 1 if mode == "GRAY" else 3
-    alpha = None
-    if has_alpha:
-        alpha = (pixels[..., -1] >> (bits - 8)).astype(np.uint8)
-    colour = pixels[..., 0] if channels == 1 else pixels[..., :3]
-    return colour, mode, alpha
+        if data[8:10] == b"CR" or is_thumbnail or is_mosaic or is_dng:
+            raise RejectedImageError("unsupported_format", "It is a camera RAW file; develop it to sRGB first.")
+        if not is_tiff16(page):
+            return None
+        orientation = tags.valueof(_ORIENTATION, 1)
+        orientation = orientation if isinstance(orientation, int) and 1 <= orientation <= 8 else 1
+        profile = tags.valueof(_ICC_PROFILE)
+        mode = "RGB" if page.photometric == _RGB else "L"
+        colours = colours_from_icc(bytes(profile), _PROFILE_SPACES.get(mode, "RGB")) if profile else SRGB_ASSUMED
+        height, width = page.imagelength, page.imagewidth
+        facts = ImageFacts(
+            container="TIFF",
+            mode=f"{mode};16",
+            height=height if orientation < 5 else width,
+            width=width if orientation < 5 else height,
+            orientation=orientation,
+            frames=len(file.pages),
+            has_alpha=alpha_of_tiff(page) is not None,
+            colours=colours.name,
+        )
+    return _Opened(data, facts, colours, orientation, None)
 
 
 def _open_jxl(data: bytes) -> _Opened:
     try:
         header = read_jxl_header(data)
+    except RejectedImageError:
+        raise
     except ValueError as error:
         raise RejectedImageError("truncated", f"The JPEG XL file cannot be read: {error}.") from error
     if header.is_float or header.bits > 16:
@@ -384,7 +351,7 @@ def _open_jxl(data: bytes) -> _Opened:
         width=header.width,
         orientation=header.orientation,
         frames=2 if header.is_animated else 1,
-        has_alpha=False,
+        has_alpha=header.has_alpha,
         colours="",
     )
     colours = _jxl_colours(header)
@@ -401,15 +368,7 @@ def _jxl_colours(header: JxlHeader) -> Colours:
             "unsupported_colour",
             "JPEG XL with an ICC profile is not taken; convert it to PNG with the profile.",
         )
-    return colours_from_code(header.colour, header.gamma)
-
-
-def _read_jxl(data: bytes, header: JxlHeader) -> Layout:
-    pixels = imagecodecs.jpegxl_decode(data, 0)
-    if pixels.dtype == np.uint16 and header.bits < 16:
-        top = (1 << header.bits) - 1
-        pixels = ((pixels.astype(np.uint32) * 65535 + top // 2) // top).astype(np.uint16)
-    return _split(pixels, 16 if pixels.dtype == np.uint16 else 8)
+    return colours_from_code(header.colour, gamma=header.gamma, chromaticity=header.chromaticity)
 
 
 def _composite_on_white(image: npt.NDArray[np.uint8], alpha: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:

@@ -1,0 +1,59 @@
+"""From a file's colours to sRGB: ITU-T H.273 code points, and profiles on pixels of 16 bits."""
+
+import imagecodecs
+import numpy as np
+import pytest
+
+from aura.errors import RejectedImageError
+from storage.corpora.colour_profile import colours_from_code, to_srgb
+from storage.corpora.image_headers import ColourCode
+
+SRGB = imagecodecs.cms_profile("srgb")
+RELATIVE, COMPENSATED, UNOPTIMISED = 1, 0x2000, 0x0100
+
+
+def encoded(linear: np.ndarray) -> np.ndarray:
+    linear = np.clip(linear, 0, 1)
+    return 255 * np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
+
+
+@pytest.mark.parametrize("code", [4, 8, 9, 10, 11, 12, 22])
+def test_white_stays_white_under_every_primaries(code: int) -> None:
+    white = np.full((2, 2, 3), 65535, np.uint16)
+    assert (to_srgb(white, colours_from_code(ColourCode(code, 13)), "RGB") == 255).all()
+
+
+def test_dci_p3_has_its_own_white() -> None:
+    at = {"whitepoint": (0.314, 0.351), "primaries": (0.680, 0.320, 0.265, 0.690, 0.150, 0.060), "gamma": 1.0}
+    image = np.random.default_rng(0).integers(0, 65536, (40, 40, 3)).astype(np.uint16)
+    options = {"colorspace": "rgb", "outcolorspace": "rgb", "outdtype": "uint8", "intent": RELATIVE}
+    expected = imagecodecs.cms_transform(
+        image, imagecodecs.cms_profile("rgb", **at), SRGB, flags=UNOPTIMISED, **options
+    )
+    found = to_srgb(image, colours_from_code(ColourCode(11, 8)), "RGB")
+    assert np.abs(found.astype(int) - expected).max() <= 1
+
+
+def test_cinema_light_is_that_of_smpte_st_428() -> None:
+    codes = np.arange(0, 65536, 17).astype(np.uint16)[:, None, None].repeat(3, 2)
+    light = 52.37 / 48 * (codes / 65535) ** 2.6  # SMPTE ST 428-1, white is 48 cd/m2
+    found = to_srgb(codes, colours_from_code(ColourCode(1, 17)), "RGB")
+    assert np.abs(found - encoded(light)).max() < 1
+
+
+@pytest.mark.parametrize(("transfer", "words"), [(9, "logarithmic"), (10, "logarithmic"), (16, "PQ"), (18, "HLG")])
+def test_transfers_that_are_no_display_curves_are_refused(transfer: int, words: str) -> None:
+    with pytest.raises(RejectedImageError, match=words) as caught:
+        colours_from_code(ColourCode(1, transfer))
+    assert caught.value.reason == "unsupported_colour"
+
+
+@pytest.mark.parametrize("code", [ColourCode(1, 3), ColourCode(1, 19), ColourCode(1, 0), ColourCode(3, 13)])
+def test_codes_that_h273_reserves_are_refused(code: ColourCode) -> None:
+    with pytest.raises(RejectedImageError, match="not known"):
+        colours_from_code(code)
+
+
+def test_a_narrow_range_of_codes_is_refused() -> None:
+    with pytest.raises(RejectedImageError, match="narrow range"):
+        colours_from_code(ColourCode(1, 13, is_full_range=False))
