@@ -15,6 +15,7 @@ from PIL import ImageCms
 
 from aura.errors import RejectedImageError
 from storage.corpora.image_headers import ColourCode
+from storage.corpora.matrix_profile import as_matrix_profile, matrix_to_srgb
 
 Pixels = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
 
@@ -175,6 +176,9 @@ def _transformed(pixels: Pixels, icc: bytes, mode: str, name: str) -> npt.NDArra
     # but for 8-bit colours, LittleCMS interpolates between 33 values a channel, up to 30 codes beside a matrix profile
     exact = _EXACT if pixels.dtype == np.uint16 or mode == "GRAY" else 0
     try:
+        matrix = as_matrix_profile(icc) if pixels.dtype == np.uint16 and mode == "RGB" else None
+        if matrix is not None:
+            return matrix_to_srgb(pixels.astype(np.uint16, copy=False), matrix)
         converted: npt.NDArray[np.uint8] = imagecodecs.cms_transform(
             np.ascontiguousarray(pixels),
             icc,

@@ -1,12 +1,16 @@
 """From a file's colours to sRGB: ITU-T H.273 code points, and profiles on pixels of 16 bits."""
 
+from pathlib import Path
+
 import imagecodecs
 import numpy as np
 import pytest
+from PIL import Image
 
 from aura.errors import RejectedImageError
-from storage.corpora.colour_profile import colours_from_code, to_srgb
+from storage.corpora.colour_profile import Colours, colours_from_code, to_srgb
 from storage.corpora.image_headers import ColourCode
+from storage.corpora.matrix_profile import as_matrix_profile
 
 SRGB = imagecodecs.cms_profile("srgb")
 RELATIVE, COMPENSATED, UNOPTIMISED = 1, 0x2000, 0x0100
@@ -57,3 +61,37 @@ def test_codes_that_h273_reserves_are_refused(code: ColourCode) -> None:
 def test_a_narrow_range_of_codes_is_refused() -> None:
     with pytest.raises(RejectedImageError, match="narrow range"):
         colours_from_code(ColourCode(1, 13, is_full_range=False))
+
+
+PROPHOTO = {
+    "whitepoint": (0.3457, 0.3585),
+    "primaries": (0.7347, 0.2653, 0.1596, 0.8404, 0.0366, 0.0001),
+    "gamma": 1.8,
+}
+
+
+@pytest.mark.parametrize("name", ["prophoto", "adobergb", "srgb"])
+def test_16_bits_through_a_matrix_profile_are_what_littlecms_makes_of_them_unoptimised(name: str) -> None:
+    icc = bytes(imagecodecs.cms_profile("rgb", **PROPHOTO) if name == "prophoto" else imagecodecs.cms_profile(name))
+    image = np.random.default_rng(0).integers(0, 65536, (200, 200, 3)).astype(np.uint16)
+    image[:100] >>= 4  # shadows, where sRGB is steep
+    assert as_matrix_profile(icc) is not None
+    options = {"colorspace": "rgb", "outcolorspace": "rgb", "intent": RELATIVE, "flags": COMPENSATED | UNOPTIMISED}
+    exact = imagecodecs.cms_transform(image, icc, SRGB, outdtype="uint16", **options) / 257
+    found = to_srgb(image, Colours(icc, name, is_srgb=False), "RGB")
+    assert np.abs(found - exact).max() < 0.54  # half a code, and a step of light in the shadows
+
+
+def test_a_profile_with_a_table_of_colours_is_left_to_littlecms(data_dir: Path) -> None:
+    with Image.open(data_dir / "odd" / "xyb_icc.jpg") as opened:
+        icc = opened.info["icc_profile"]
+    assert as_matrix_profile(icc) is None
+
+
+def test_a_profile_whose_black_is_not_dark_is_left_to_littlecms() -> None:
+    raised = np.linspace(0.1, 1, 4096).astype(np.float32)
+    at = {"whitepoint": PROPHOTO["whitepoint"], "primaries": PROPHOTO["primaries"], "transferfunction": raised}
+    icc = bytes(imagecodecs.cms_profile("rgb", **at))
+    assert as_matrix_profile(icc) is None
+    black = np.zeros((2, 2, 3), np.uint16)
+    assert (to_srgb(black, Colours(icc, "raised", is_srgb=False), "RGB") == 0).all()  # black point compensation
