@@ -17,6 +17,7 @@ from torch import Tensor
 
 from aura.bayer import CFA_PATTERNS, CfaPattern, cfa_sites, pack
 from aura.color import SRGB_TO_XYZ, camera_to_srgb_matrix
+from aura.dng_color import xyz_to_camera_of
 from aura.errors import InvalidInputError, MissingFileError
 
 RawReader = Literal["rawpy", "flashraw", "headerless uint8", "headerless uint16 little-endian"]
@@ -32,7 +33,6 @@ _HEADERLESS_DTYPE: Final = {"headerless uint8": "u1", "headerless uint16 little-
 _FLASHRAW_SUFFIXES: Final = (".gpr",)
 _GPR_WHITE_LEVEL: Final = 16383
 _DNG_SUFFIXES: Final = (".dng",)
-_D65_KELVIN: Final = 6504.0
 _MANIFEST_KEYS: Final = "file, reader, camera, cfa_pattern, black_level, white_level, shape"
 
 
@@ -218,8 +218,7 @@ def _read_libraw(file: Path) -> RawFrame:
             f"{file.name} cannot be decoded by LibRaw ({_reason(error)}); for a headerless dump give a manifest."
         ) from error
     metadata = _dng_metadata(file)
-    if metadata is not None:
-        matrix = _matrix_nearest_d65(metadata)
+    known = (matrix if np.any(matrix) else None) if metadata is None else xyz_to_camera_of(file, metadata)
     black_level, white_level = _four(black), _four(white)
     gains, source = _first_usable_gains(measured, daylight) or (
         _grey_world(mosaic, pattern, black_level, white_level),
@@ -232,7 +231,7 @@ def _read_libraw(file: Path) -> RawFrame:
         white_level=white_level,
         wb_gains=gains,
         wb_source=source,
-        xyz_to_camera=matrix if np.any(matrix) else None,
+        xyz_to_camera=known,
         name=file.name,
         camera=metadata.camera.name if metadata is not None else _camera_name(file),
     )
@@ -252,7 +251,6 @@ def _read_gpr(file: Path) -> RawFrame:
     white_level = _four([float(frame.white_level[0] if frame.white_level else _GPR_WHITE_LEVEL)] * 4)
     usable = _first_usable_gains(list(frame.white_balance or ()), [])
     gains, source = usable or (_grey_world(mosaic, pattern, black_level, white_level), "grey_world")
-    matrix = _matrix_nearest_d65(metadata)
     return RawFrame(
         mosaic=mosaic,
         cfa_pattern=pattern,
@@ -260,7 +258,7 @@ def _read_gpr(file: Path) -> RawFrame:
         white_level=white_level,
         wb_gains=gains,
         wb_source=source,
-        xyz_to_camera=matrix if np.any(matrix) else None,
+        xyz_to_camera=xyz_to_camera_of(file, metadata),
         name=file.name,
         camera=metadata.camera.name,
     )
@@ -336,15 +334,6 @@ def _dng_metadata(file: Path) -> flashraw.Metadata | None:
         return flashraw.read_metadata(str(file))
     except flashraw.FlashRawError as error:
         raise InvalidInputError(f"{file.name} has unreadable DNG tags ({error}).") from error
-
-
-def _matrix_nearest_d65(metadata: flashraw.Metadata) -> np.ndarray:
-    """Of a DNG's colour matrices, the one whose illuminant is nearest to D65; zeros if it has none."""
-    matrices = metadata.color_matrices.color if metadata.color_matrices is not None else ()
-    if not matrices:
-        return np.zeros((3, 3))
-    nearest = min(matrices, key=lambda matrix: abs((matrix.temperature or _D65_KELVIN) - _D65_KELVIN))
-    return np.asarray(nearest.values, dtype=np.float64).reshape(-1, 3)[:3]
 
 
 def _camera_name(file: Path) -> str:
