@@ -125,7 +125,7 @@ def _many_electrons(rate: np.float32, w: np.float32) -> np.float32:
     last = ((square * F32(1.0 / 270.0) + F32(7.0 / 810.0)) * square - F32(8.0 / 405.0)) / root
     third = (square * F32(1.0 / 72.0) + F32(1.0 / 36.0)) * w
     second = (last - third) / root + square * F32(1.0 / 6.0) + F32(1.0 / 3.0)
-    return F32(np.floor(second + root * w + rate))
+    return max(F32(np.floor(second + root * w + rate)), F32(0.0))
 
 
 @compiled

@@ -135,7 +135,7 @@ def digitise(clean_dn: Tensor, noisy_dn: Tensor, black_level: Tensor, white_leve
         white_level: likewise.
 
     Returns:
-        The same shape, int32, within 0 .. white level.
+        The same shape, int32, within 0 .. white level; what is saturated is the highest whole number in that.
     """
     black, white = (level.to(noisy_dn)[..., None, None] for level in (black_level, white_level))
     dn = torch.minimum((noisy_dn + black).round_().clamp_min_(0.0), white)
@@ -272,7 +272,7 @@ def poisson_quantile(rate: Tensor, uniform: Tensor) -> Tensor:
         uniform: the same shape, in (-1, 1): the probability is (1 + uniform) / 2.
 
     Returns:
-        Whole numbers, same shape and dtype.
+        Whole numbers, at least 0, same shape and dtype.
     """
     w = _unit_normal(uniform).to(rate.dtype)
     safe = rate.clamp_min(_FEW_ELECTRONS)
@@ -282,7 +282,8 @@ def poisson_quantile(rate: Tensor, uniform: Tensor) -> Tensor:
     last = (w2 / 270.0).add_(7.0 / 810.0).mul_(w2).sub_(8.0 / 405.0).div_(root)
     third = (w2 / 72.0).add_(1.0 / 36.0).mul_(w)
     second = last.sub_(third).div_(root).add_(w2, alpha=1.0 / 6.0).add_(1.0 / 3.0)
-    count = second.addcmul_(root, w).add_(safe).floor_()
+    # at rates of 10 to 13 the rarest few in ten million would be -1
+    count = second.addcmul_(root, w).add_(safe).floor_().clamp_min_(0.0)
     few = rate < _FEW_ELECTRONS
     # to select the few would make a GPU wait
     return torch.where(few, _few_electrons(rate.clamp_max(_FEW_ELECTRONS), uniform), count)

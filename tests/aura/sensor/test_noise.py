@@ -72,6 +72,16 @@ def test_photons_that_a_sensor_counts_are_poisson(rate):
     assert scipy.stats.chisquare(observed, expected).pvalue > LIKELY
 
 
+@pytest.mark.parametrize("rate", [9.99, 10.0, 10.5, 11.0, 12.0, 13.0, 14.0])
+def test_no_pixel_counts_fewer_photons_than_none(rate):
+    seed = 3493  # one of these pixels draws the lowest of the 2^24 uniform numbers
+    light = _flat(rate, 32)
+    for clean in (light, light.clone().requires_grad_()):  # by loops, and by tensors
+        drawn = add_noise(clean, NoiseParameters(1.0, 0.0), seed).detach()
+        assert drawn.min().item() == pytest.approx(scipy.stats.poisson.ppf(2.0**-25, rate), abs=1)
+        assert drawn.min().item() >= 0.0
+
+
 def test_photons_come_in_whole_electrons():
     noisy = add_noise(_flat(700.0, 64), NoiseParameters(3.5, 0.0), seed=0) / 3.5
     torch.testing.assert_close(noisy, noisy.round(), rtol=0, atol=1e-4)
