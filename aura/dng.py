@@ -8,6 +8,7 @@ a function of the arguments: no dates, no random ids.
 from __future__ import annotations
 
 import heapq
+import math
 import os
 import struct
 from collections.abc import Iterable, Iterator, Sequence
@@ -103,8 +104,8 @@ def write_dng(
         raw: digital numbers, uint16: a mosaic ``(H, W)`` with H and W even, or packed ``(4, h, w)`` in R, Gr, Gb, B.
         cfa_pattern: colours at (0,0), (0,1), (1,0), (1,1) of the mosaic.
         black_level: DN, one for all or four in R, Gr, Gb, B.
-        white_level: DN of saturation, one or four; DNG holds one for a mosaic, so the smallest is written (a larger one
-            would leave coloured highlights).
+        white_level: DN of saturation, one or four; DNG holds one whole number for a mosaic, so the smallest is written,
+            rounded down (a larger one would leave coloured highlights).
         color_matrix: ``(3, 3)``, CIE XYZ (D65) to camera RGB, Adobe convention.
         as_shot_neutral: camera RGB of grey, the reciprocal of the white-balance gains.
         camera_model: the name developers show and look their presets up by.
@@ -165,7 +166,7 @@ def _four(level: float | Sequence[float], name: str) -> tuple[float, ...]:
 
 
 def _white(level: float | Sequence[float]) -> int:
-    return round(min(_four(level, "White level")))
+    return math.floor(min(_four(level, "White level")))  # where digitising clips
 
 
 def _mosaic_tags(shape: tuple[int, ...], pattern: CfaPattern, black: tuple[float, ...], white: int) -> list[_Tag]:

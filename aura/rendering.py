@@ -83,7 +83,7 @@ class Rendition:
 
     Attributes:
         codes: sRGB ``(3, 2h, 2w)`` uint8, on the RAW's device.
-        clipped_fraction: of its pixels that are at the white level or above.
+        clipped_fraction: of its pixels that are at the highest whole number within the white level, or above.
         channel_mean: of each plane, 0 = black level and 1 = white level.
     """
 
@@ -144,7 +144,8 @@ def _render_in_torch(raw: Tensor, frames: Sequence[FrameFacts]) -> list[Renditio
     black = values.new_tensor([frame.black_level for frame in frames])[..., None, None]
     white = values.new_tensor([frame.white_level for frame in frames])[..., None, None]
     normalised = (values - black) / (white - black)
-    measured = torch.cat([normalised.mean(dim=(2, 3)), (values >= white).float().mean(dim=(1, 2, 3))[:, None]], dim=1)
+    clipped = (values >= white.floor()).float().mean(dim=(1, 2, 3))
+    measured = torch.cat([normalised.mean(dim=(2, 3)), clipped[:, None]], dim=1)
     gains = torch.tensor([frame.wb_gains for frame in frames])
     matrices = torch.tensor([frame.camera_to_srgb for frame in frames])
     codes = render_codes(normalised, patterns.pop(), gains, matrices)
@@ -155,7 +156,7 @@ def _render_in_torch(raw: Tensor, frames: Sequence[FrameFacts]) -> list[Renditio
 def _render_by_loops(raw: Tensor, frame: FrameFacts) -> Rendition:
     planes = np.ascontiguousarray(raw.numpy(), dtype=np.uint16)
     black, white = np.array(frame.black_level, np.float64), np.array(frame.white_level, np.float64)
-    sums, clipped = _tally(planes, np.array([math.ceil(level) for level in frame.white_level], np.int64))
+    sums, clipped = _tally(planes, np.array([math.floor(level) for level in frame.white_level], np.int64))
     codes = np.empty((3, 2 * planes.shape[1], 2 * planes.shape[2]), np.uint8)
     _render(
         planes,

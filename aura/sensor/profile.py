@@ -31,7 +31,7 @@ class SensorLevels(BaseModel):
         iso_min: first ISO these hold for, or None for any.
         iso_max: last ISO these hold for, or None for any.
         black_level: DN with no light, R, Gr, Gb, B.
-        white_level: DN at saturation, R, Gr, Gb, B; seldom 2^bits - 1.
+        white_level: DN at saturation, R, Gr, Gb, B, whole since they are stored; seldom 2^bits - 1.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -45,6 +45,11 @@ class SensorLevels(BaseModel):
     def _check_order(self) -> Self:
         if any(black < 0 or white <= black for black, white in zip(self.black_level, self.white_level, strict=True)):
             raise ValueError(f"black {self.black_level} must be at least 0 and below white {self.white_level}")
+        if any(white % 1 for white in self.white_level):
+            raise ValueError(
+                f"white level {self.white_level} is no number that a file stores, and no pixel could reach it; "
+                "round it down to whole DN"
+            )
         if self.iso_min and self.iso_max and self.iso_min > self.iso_max:
             raise ValueError(f"iso_min {self.iso_min} is above iso_max {self.iso_max}")
         return self

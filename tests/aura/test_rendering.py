@@ -1,17 +1,22 @@
 """Stored RAW rendered on a CPU in one pass: what torch's definition says, at every size and pattern."""
 
+import io
+import math
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aura import rendering
 from aura.bayer import CFA_PATTERNS, CfaPattern
+from aura.dng import write_dng
 from aura.errors import InvalidInputError
 from aura.rendering import FrameFacts, render_raw
+from aura.sensor.noise_draws import digitise
 
 MATRIX = ((1.7, -0.5, -0.2), (-0.2, 1.6, -0.4), (0.0, -0.5, 1.5))
 BLACK = (512.0, 511.5, 513.0, 512.25)
@@ -104,3 +109,20 @@ def test_numbers_that_are_none_reach_no_memory_beyond_the_table() -> None:
     nan = float("nan")
     for gains in ((nan, 1.0, 1.5), (0.5, nan, 1.5), (float("inf"), 1.0, 1.0)):
         assert render_raw(noisy_raw(4, 4, 0), FrameFacts(BLACK, WHITE, "RGGB", gains, MATRIX)).codes.shape == (3, 8, 8)
+
+
+@pytest.mark.parametrize("white_dn", [4094.4, 4094.6, 4095.0])
+def test_what_is_saturated_is_clipped_in_the_file_and_in_the_figures(white_dn):
+    black, white = torch.full((4,), 256.0), torch.full((4,), white_dn)
+    clean = torch.full((4, 8, 8), white_dn - 256.0)
+    clean[0, 0, 0] = 100.0
+    dn = digitise(clean, clean, black, white)
+    frame = FrameFacts((256.0,) * 4, (white_dn,) * 4, "RGGB", (2.0, 1.0, 1.5), MATRIX)
+    by_loops = render_raw(dn, frame)
+    (by_tensors,) = rendering._render_in_torch(dn[None], [frame])
+    assert by_loops.clipped_fraction == by_tensors.clipped_fraction == pytest.approx(255 / 256)
+    sink = io.BytesIO()
+    levels = {"black_level": 256.0, "white_level": white_dn, "color_matrix": np.eye(3), "as_shot_neutral": (1, 1, 1)}
+    write_dng(sink, dn.numpy().astype(np.uint16), cfa_pattern="RGGB", camera_model="M1", **levels)
+    with tifffile.TiffFile(io.BytesIO(sink.getvalue())) as file:
+        assert file.pages.first.tags[50717].value == dn.max().item() == math.floor(white_dn)

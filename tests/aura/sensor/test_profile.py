@@ -30,6 +30,7 @@ def _changed(**fields: object) -> SensorProfile:
         ({"xyz_to_camera": ((-1, 0, 0), (0, 1, 0), (0, 0, 1))}, "answers white"),
         ({"lens": "50 mm"}, "lens"),
         ({"levels": ({"black_level": FOUR_WHITE, "white_level": FOUR_BLACK},)}, "below white"),
+        ({"levels": ({"black_level": FOUR_BLACK, "white_level": (4095.0, 4095.0, 4094.6, 4095.0)},)}, "whole DN"),
         ({"levels": ({"iso_min": 2, "iso_max": 1, "black_level": FOUR_BLACK, "white_level": FOUR_WHITE},)}, "above"),
         ({"noise": GENERIC.noise.model_dump() | {"read_variance_dn2": (-9.0, 0.01)}}, "at ISO 100 the gain"),
         ({"noise": GENERIC.noise.model_dump() | {"gain_dn_per_electron": (1.0, -0.001)}}, "at ISO 10.. the gain"),
