@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -168,3 +168,41 @@ def test_codes_are_the_rendering_in_eight_bits(pattern: CfaPattern) -> None:
     assert float((codes - exact).abs().max()) < 0.55  # rounding, and a step of the table
     assert bool((render_codes(torch.ones(4, 4, 4), pattern, GAINS, MATRIX) == 255).all())
     assert bool((render_codes(torch.zeros(4, 4, 4), pattern, GAINS, MATRIX) == 0).all())
+
+
+@pytest.mark.parametrize(
+    ("auto_exposure", "exposure", "bright", "expected_gain"),
+    [
+        (0, 4.0, 0.1, 4.0),  # as it was set
+        (0, 50.0, 0.1, 12.0),  # until four fifths of the picture would be above 1.2
+        (0, 0.5, 0.9, 0.5),
+        (1, 1.0, 0.3, 0.18 / (0.9 * 0.3 + 0.1 * 0.02)),  # mean to middle grey
+        (1, 1.0, 0.004, 12.0),  # but no more than twelvefold
+        (1, 0.5, 0.3, 0.5 * 0.18 / (0.9 * 0.3 + 0.1 * 0.02)),
+        (2, 1.0, 0.3, 0.95 / 0.3),  # the bright percentile to white
+        (2, 1.0, 0.04, 12.0),
+        (2, 2.0, 0.6, 2.0),  # 1.9 / 0.6, but 1.2 / 0.6 is the ceiling
+    ],
+)
+def test_developing_exposes_as_its_parameters_say(
+    auto_exposure: int, exposure: float, bright: float, expected_gain: float
+) -> None:
+    neutral = {"wb_error": 1.0, "denoise": 0.0, "wide_gamut": 0.0, "chroma_preserving": 0.0, "local_contrast": 1.0}
+    neutral |= {"saturation": 1.0, "hue_degrees": 0.0, "vibrance": 0.0, "sharpen": 0.0, "jpeg_quality": 0}
+    drawn = draw_isp(1, np.random.default_rng(0))
+    changed = {name: torch.full_like(getattr(drawn, name), value) for name, value in neutral.items()}
+    isp = replace(
+        drawn,
+        **changed,
+        colour_error=torch.eye(3)[None],
+        tone_curve=linear_to_srgb(curve_axis())[None, None],
+        auto_exposure=torch.tensor([auto_exposure]),
+        exposure=torch.tensor([exposure]),
+    )
+    light = torch.full((3, 110, 100), bright)
+    light[:, :11] = 0.02
+    raw = pack_rgb(light / GAINS[:, None, None], "RGGB")[None]
+    seen = develop(raw, "RGGB", GAINS[None], torch.eye(3)[None], isp)[0]
+    for row, level in ((4, 0.02), (60, bright)):
+        expected = linear_to_srgb(torch.tensor(level * expected_gain)).clamp(0, 1)
+        torch.testing.assert_close(seen[:, row, 50], expected.expand(3), atol=6e-3, rtol=0)
