@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from aura.bayer import CFA_PATTERNS, cfa_sites, pack
-from aura.dng import DngNoise, encode_lossless_jpeg, write_dng
+from aura.dng import DngNoise, write_dng
 from aura.errors import InvalidInputError
+from aura.lossless_jpeg import encode_lossless_jpeg
 from aura.sensor.catalog import load_profile
 from aura.sensor.simulate import draw_capture, simulate
 
