@@ -28,6 +28,8 @@ _RESAMPLES: Final = 300
 _SEED: Final = 0x70746D  # of the resampling, so that the same frames give the same intervals
 _SAME_EXPOSURE: Final = 0.02
 _SATURATED_FROM: Final = 0.95
+_CUT_SHARE: Final = 0.01
+"""Of values stored as 0, above which noise below black counts as cut off; under it a Gaussian loses less than 1 %."""
 _OUTLIER_SIGMAS: Final = 4.0
 _REFITS: Final = 12
 _LEAST_BLOCKS: Final = 24
@@ -155,6 +157,12 @@ def calibrate(flats: Sequence[Planes], darks: Sequence[Planes], white_level: flo
     _check_frames(flats, darks)
     dark = calibrate_dark(darks)
     warnings = []
+    cut = float(np.mean([np.mean(np.asarray(dark) == 0) for dark in darks]))
+    if cut > _CUT_SHARE:
+        warnings.append(
+            f"{cut:.0%} of the dark frames' values are 0, where noise below black is cut off: read and row noise are "
+            "larger than found here, and the black level is lower. Use RAW files from which no black was subtracted."
+        )
     if len(darks) == 1:
         warnings.append("There is one dark frame, so pixels that are always too bright count as read noise; take two.")
     gain = None
@@ -324,7 +332,7 @@ def _same_exposures(flats: list[np.ndarray]) -> list[list[np.ndarray]]:
 def _blocks_of(
     frames: list[np.ndarray], black: Sequence[float], white_level: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Signal, variance, degrees of freedom and plane of each block that is not saturated."""
+    """Signal, variance, degrees of freedom and plane of each block whose noise is cut off at neither end."""
     stack = np.stack([_in_blocks(frame) for frame in frames])  # (frames, 4, blocks, side, side)
     level = np.asarray(black)[:, None]
     signal = stack.mean(axis=(0, 3, 4)) - level
@@ -340,8 +348,9 @@ def _blocks_of(
         variance = (second**2).mean(axis=(2, 3)) / _NEIGHBOUR_VARIANCE
         freedom = second[0, 0].size // 2  # neighbours' differences share pixels
     saturated = stack.max(axis=(0, 3, 4)) >= level + _SATURATED_FROM * (white_level - level)
+    cut = (stack == 0.0).mean(axis=(0, 3, 4)) > _CUT_SHARE
     plane = np.broadcast_to(np.arange(4)[:, None], signal.shape)
-    kept = ~saturated
+    kept = ~(saturated | cut)
     return signal[kept], variance[kept], np.full(int(kept.sum()), freedom), plane[kept]
 
 

@@ -115,6 +115,18 @@ def test_saturated_blocks_and_shifted_bits_are_noticed():
     assert found.dark.read_sigma_dn.value == pytest.approx(20.0, rel=0.05)
 
 
+@pytest.mark.parametrize(("black", "is_cut"), [(0.0, True), (6.0, True), (30.0, False)])
+def test_noise_that_is_cut_off_at_0_is_told_and_does_not_bend_the_gain(black, is_cut):
+    noise = NoiseParameters(1.5, read_sigma_dn=6.0)
+    flats, darks = frames(noise, black, 4000)
+    found = calibrate(flats, darks, 4000)
+    gain = found.gain.system_gain_dn_per_electron
+    assert gain.value == pytest.approx(1.5, rel=0.01)
+    assert (found.dark.read_sigma_dn.value < 5.5) == is_cut
+    assert [warning for warning in found.warnings if "cut off" in warning] == list(found.warnings)
+    assert len(found.warnings) == is_cut
+
+
 def test_the_same_frames_give_the_same_figures():
     noise = NoiseParameters(1.5, 5.0)
     flats, darks = frames(noise, 200, 4000)
