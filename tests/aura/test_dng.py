@@ -244,3 +244,41 @@ def test_darktable_sees_the_same_picture_compressed_or_not(tmp_path):
 def test_what_dng_cannot_hold_is_refused(raw, fields, message):
     with pytest.raises(InvalidInputError, match=message):
         _dng(raw, **fields)
+
+
+def test_tags_are_those_of_the_specification():
+    """Adobe, Digital Negative Specification 1.4, chapter 4: codes, types, counts, order and values."""
+    colour = np.array([[0.7034004, -0.0804, -0.1014], [-0.442, 1.2564, 0.2058], [-0.0851, 0.1994, 0.5758123]])
+    noise = [DngNoise(1.25e-4, 3.1e-8), DngNoise(1e-4, 2e-8), DngNoise(1.5e-4, 4e-8)]
+    fields = {"color_matrix": colour, "as_shot_neutral": (0.4512345, 1.0, 0.6123457), "noise": noise}
+    fields |= {"black_level": (512.25, 511.5, 513.0, 512.75), "white_level": (15000, 15520, 15100, 15520.9)}
+    fields |= {"iso": 102400, "baseline_exposure_ev": -0.375, "cfa_pattern": "GBRG", "orientation": 6}
+    data = _dng(_mosaic(96, 160), **fields, preview=np.zeros((16, 24, 3), np.uint8))
+    with tifffile.TiffFile(io.BytesIO(data)) as file:
+        main = file.pages.first
+        raw = main.pages[0]
+        exif = main.tags["ExifTag"].value
+
+        def numbers(page, code, kind, count):
+            tag = page.tags[code]
+            assert (tag.dtype.name, tag.count) == (kind, count), code
+            values = np.ravel(np.frombuffer(tag.value, np.uint8) if isinstance(tag.value, bytes) else tag.value)
+            return values[0::2] / values[1::2] if kind.endswith("RATIONAL") else values
+
+        assert list(numbers(main, 50706, "BYTE", 4)) == [1, 4, 0, 0]
+        assert list(numbers(main, 50721, "SRATIONAL", 9)) == pytest.approx(colour.ravel().tolist(), abs=1e-6)
+        assert list(numbers(main, 50728, "RATIONAL", 3)) == pytest.approx([0.4512345, 1.0, 0.6123457], abs=1e-6)
+        assert list(numbers(main, 50730, "SRATIONAL", 1)) == [-0.375]
+        assert list(numbers(main, 50778, "SHORT", 1)) == [21]  # D65
+        assert list(numbers(main, 274, "SHORT", 1)) == [6]
+        assert list(numbers(main, 254, "LONG", 1)) == [1]  # a preview
+        assert list(numbers(raw, 254, "LONG", 1)) == [0]
+        assert list(numbers(raw, 33421, "SHORT", 2)) == [2, 2]
+        assert list(numbers(raw, 33422, "BYTE", 4)) == [1, 2, 0, 1]
+        assert list(numbers(raw, 50713, "SHORT", 2)) == [2, 2]
+        assert list(numbers(raw, 50717, "LONG", 1)) == [15000]
+        assert list(numbers(raw, 50719, "LONG", 2)) == [0, 0]
+        assert list(numbers(raw, 50720, "LONG", 2)) == [160, 96]  # width before height
+        assert list(numbers(raw, 50829, "LONG", 4)) == [0, 0, 96, 160]  # top, left, bottom, right
+        assert list(numbers(raw, 51041, "DOUBLE", 6)) == [part for pair in noise for part in pair]
+        assert exif["ISOSpeedRatings"] == 65535  # or more
