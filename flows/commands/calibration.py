@@ -1,5 +1,6 @@
 """From a user's dark and flat RAW files to a camera's noise: reading, telling, and a profile."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -9,7 +10,7 @@ import torch
 
 from aura.bayer import pack
 from aura.errors import InvalidInputError, MissingFileError
-from aura.sensor.calibration import Calibration, Estimate, calibrate
+from aura.sensor.calibration import Calibration, DarkCalibration, Estimate, calibrate
 from aura.sensor.catalog import load_profile, profile_yaml
 from aura.sensor.importing import iso_of, profile_from_raw
 from aura.sensor.profile import NoisePoint, SensorProfile, TabulatedNoise
@@ -104,7 +105,7 @@ def merge_noise(profile: SensorProfile, found: Calibration, iso: int, described:
     point = NoisePoint(
         iso=iso,
         gain_dn_per_electron=found.gain.system_gain_dn_per_electron.value,
-        read_sigma_dn=found.dark.read_sigma_dn.value,
+        read_sigma_dn=_read_sigma_of_profile(found.dark),
         read_tukey_lambda=found.dark.read_tukey_lambda,
         row_sigma_dn=found.dark.row_sigma_dn.value,
         black_offset_dn=(red, green_red, green_blue, blue),
@@ -116,6 +117,11 @@ def merge_noise(profile: SensorProfile, found: Calibration, iso: int, described:
     noise = TabulatedNoise(points=tuple(points), source="; ".join([*sources, described]))
     low, high = profile.iso_range
     return profile.model_copy(update={"noise": noise, "iso_range": (min(low, iso), max(high, iso))})
+
+
+def _read_sigma_of_profile(dark: DarkCalibration) -> float:
+    """Read noise with what rounding in steps adds beyond that to whole DN: profiles know no step but 1 DN."""
+    return math.sqrt(dark.read_sigma_dn.value**2 + (dark.quantisation_step_dn**2 - 1.0) / 12.0)
 
 
 def _write_profile(order: CalibrationOrder, found: Calibration, example: Path, flats: int, darks: int) -> None:
