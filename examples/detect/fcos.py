@@ -23,14 +23,16 @@ def loss(found: Found, targets: list[dict[str, Tensor]]) -> Tensor:
 
     Args:
         found: by the network, in ``n`` images.
-        targets: ``boxes`` and ``labels`` in each image, from :func:`storage.reading.targets.detection_targets`.
+        targets: in each image, from :func:`storage.reading.targets.detection_targets`. A crowd is no object, and within
+            its box nothing is background of its category either, as COCO's protocol scores it.
     """
-    taught = [teach(found.cells, target["boxes"], target["labels"]) for target in targets]
+    taught = [_teach_single(found.cells, target) for target in targets]
     labels, sides = (torch.stack(part) for part in zip(*taught, strict=True))
     is_object = labels >= 0
     wanted = torch.zeros_like(found.classes)
     wanted[is_object] = F.one_hot(labels[is_object], wanted.shape[-1]).to(wanted)
-    of_classes = _focal(found.classes, wanted) / max(1, int(is_object.sum()))
+    counts = torch.stack([_counts(found.cells, target, wanted.shape[-1]) for target in targets]) | (wanted > 0)
+    of_classes = (_focal(found.classes, wanted) * counts).sum() / max(1, int(is_object.sum()))
     if not is_object.any():
         return of_classes
     true = sides[is_object]
@@ -38,6 +40,19 @@ def loss(found: Found, targets: list[dict[str, Tensor]]) -> Tensor:
     centreness = (across.min * down.min / (across.max * down.max)).sqrt()
     of_boxes = (centreness * (1 - _giou(found.sides[is_object], true))).sum() / centreness.sum()
     return of_classes + of_boxes + F.binary_cross_entropy_with_logits(found.centreness[is_object][:, 0], centreness)
+
+
+def _teach_single(cells: Tensor, target: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    single = ~target["is_crowd"]
+    return teach(cells, target["boxes"][single], target["labels"][single])
+
+
+def _counts(cells: Tensor, target: dict[str, Tensor], categories: int) -> Tensor:
+    """Tell of what each cell may be called background: bool ``[cells, categories]``."""
+    boxes, labels = target["boxes"][target["is_crowd"]], target["labels"][target["is_crowd"]]
+    points = cells[:, None, :2]
+    within = ((points > boxes[:, :2]) & (points < boxes[:, 2:])).all(-1)
+    return ~(within[..., None] & F.one_hot(labels, categories).bool()).any(1)
 
 
 def teach(cells: Tensor, boxes: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -91,7 +106,7 @@ def _focal(logits: Tensor, wanted: Tensor) -> Tensor:
     right = torch.where(wanted > 0, logits.sigmoid(), 1 - logits.sigmoid())
     weight = torch.where(wanted > 0, POSITIVE_SHARE, 1 - POSITIVE_SHARE)
     entropy = F.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
-    return (weight * (1 - right) ** FOCUS * entropy).sum()
+    return weight * (1 - right) ** FOCUS * entropy
 
 
 def _giou(guessed: Tensor, true: Tensor) -> Tensor:

@@ -105,6 +105,7 @@ def score_guesses(photographs: RawDataset, seen: RawDataset, labels: dict[int, i
         (labels[each["category_id"]], *(each[name] / seen_side for name, seen_side in zip(_SIDES, sides, strict=True)))
         for sides, objects in _objects(seen)
         for each in objects
+        if not each["is_crowd"]
     ]
     table = np.array(known)
     drawn = table[np.random.default_rng(0).permutation(len(table))[:count]]

@@ -133,11 +133,31 @@ def test_what_is_taught_is_what_is_read_back() -> None:
         (0, 100.0, 40.0, 230.0, 200.0),
     }
     assert scores.min() > 0.99
-    target = {"boxes": boxes, "labels": torch.tensor([1, 0])}
+    target = {"boxes": boxes, "labels": torch.tensor([1, 0]), "is_crowd": torch.tensor([False, False])}
     unsure = perfect._replace(centreness=found.centreness)  # which is taught by degrees
     assert loss(unsure, [target]) < 0.8 < loss(found, [target])
-    nothing = {"boxes": boxes[:0], "labels": torch.tensor([], dtype=torch.int64)}
+    nothing = {name: value[:0] for name, value in target.items()}
     assert torch.isfinite(loss(found, [nothing]))
+
+
+def test_a_crowd_is_no_object_and_no_background() -> None:
+    model = Detector(2).eval()
+    with torch.inference_mode():
+        found = model(torch.zeros(1, 3, 256, 256))
+    crowd = {"boxes": torch.tensor([[100.0, 40.0, 230.0, 200.0]]), "labels": torch.tensor([0])}
+    crowd["is_crowd"] = torch.tensor([True])
+    middle = found.cells[:, :2]
+    inside = ((middle > torch.tensor([100.0, 40.0])) & (middle < torch.tensor([230.0, 200.0]))).all(-1)
+    assert inside.any()
+
+    def loss_of(category: int, where: torch.Tensor) -> float:
+        classes = torch.full_like(found.classes, -20.0)
+        classes[0, where, category] = 5.0
+        return float(loss(found._replace(classes=classes), [crowd]))
+
+    assert loss_of(0, inside) == pytest.approx(0.0, abs=1e-6)  # whatever is said there of the crowd's category
+    assert loss_of(1, inside) > 1.0
+    assert loss_of(0, ~inside) > 1.0
 
 
 def test_the_answer_in_the_file_scores_full_marks(settings: Settings) -> None:
