@@ -78,6 +78,15 @@ def test_intervals_hold_the_truth_about_as_often_as_they_say():
     assert min(held.values()) >= 9  # 95 % of 12 is 11.4; under 9 has a chance of 0.2 %
 
 
+@pytest.mark.parametrize("step", [1, 8])
+def test_rounding_is_no_read_noise(step):
+    _, darks = frames(NoiseParameters(1.5, read_sigma_dn=0.6), 200, 4000)
+    read = calibrate([], [dark * step for dark in darks], 4000 * step).dark.read_sigma_dn
+    assert read.value == pytest.approx(0.6 * step, rel=0.03)
+    assert read.low < read.value < read.high
+    assert read.high - read.low < 0.1 * read.value
+
+
 def test_what_stays_in_place_does_not_count_as_noise():
     noise = NoiseParameters(1.5, 5.0)
     rng = np.random.default_rng(0)

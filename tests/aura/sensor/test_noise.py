@@ -21,6 +21,7 @@ from aura.sensor.noise_draws import (
     poisson_quantile,
     seed_of_epoch,
 )
+from aura.sensor.profile import NoisePoint, TabulatedNoise
 
 CANON = load_profile("canon-eos-5d-mark-iv")
 QUIET = NoiseParameters(system_gain_dn_per_electron=0.0, read_sigma_dn=0.0)
@@ -398,3 +399,31 @@ def test_epochs_are_independent_exposures():
 def test_a_batch_that_does_not_fit_is_refused(shape, rows, seeds):
     with pytest.raises(InvalidInputError, match="expected"):
         add_noise_batch(torch.zeros(shape), NoiseBatch.of([QUIET] * rows), seeds)
+
+
+def test_between_measured_isos_scales_are_lines_in_logarithms_and_shapes_those_of_the_nearest():
+    points = (
+        NoisePoint(iso=200, gain_dn_per_electron=1.0, read_sigma_dn=2.0, read_tukey_lambda=0.1, row_sigma_dn=0.0),
+        NoisePoint(
+            iso=3200, gain_dn_per_electron=16.0, read_sigma_dn=8.0, read_tukey_lambda=-0.1, row_sigma_dn=4.0,
+            black_offset_dn=(1.0, 2.0, 3.0, 4.0),
+        ),
+    )  # fmt: skip
+    camera = CANON.model_copy(update={"noise": TabulatedNoise(points=points, source="test")})
+    found = {iso: noise_at(camera, iso, seed=0) for iso in (200, 400, 800, 1600, 3200)}
+    gains = [noise.system_gain_dn_per_electron for noise in found.values()]
+    assert gains == pytest.approx([1.0, 2.0, 4.0, 8.0, 16.0])
+    assert [noise.read_sigma_dn for noise in found.values()] == pytest.approx([2.0, 8**0.5, 4.0, 32**0.5, 8.0])
+    # from 0 there is no line in logarithms: it is one over the stops
+    assert [noise.row_sigma_dn for noise in found.values()] == pytest.approx([0.0, 1.0, 2.0, 3.0, 4.0])
+    nearest = [noise_at(camera, iso, seed=0) for iso in (200, 780, 820, 3200)]
+    assert [noise.read_tukey_lambda for noise in nearest] == [0.1, 0.1, -0.1, -0.1]
+    assert [noise.black_offset_dn[3] for noise in nearest] == [0.0, 0.0, 4.0, 4.0]
+
+
+def test_the_gain_of_a_line_is_that_of_its_first_iso():
+    assert CANON.noise is not None
+    moved = CANON.noise.model_copy(update={"iso_min": 200, "gain_dn_per_electron_at_iso_min": 0.5})
+    camera = CANON.model_copy(update={"noise": moved})
+    assert noise_at(camera, 200, seed=0).system_gain_dn_per_electron == pytest.approx(0.5)
+    assert noise_at(camera, 800, seed=0).system_gain_dn_per_electron == pytest.approx(2.0)
