@@ -2,13 +2,14 @@ import io
 import shutil
 from pathlib import Path
 
+import imagecodecs
 import numpy as np
 import pytest
 import rawpy
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import ExifTags, Image
 
 from aura.bayer import CFA_PATTERNS, CfaPattern, mosaic
 from aura.color import linear_to_srgb
@@ -173,6 +174,25 @@ def test_what_does_not_register_is_left_out_and_named(tmp_path: Path, monkeypatc
     assert isinstance(no_picture, LeftOutPair)
     assert "no photograph" in no_picture.reason
     assert developed_pair(path, None, "in_camera", tmp_path / "cache") == no_picture
+
+
+@pytest.mark.parametrize("said", ["nothing", "sRGB", "option file", "profile"])
+def test_a_photograph_beside_its_raw_is_left_out_if_it_is_not_in_srgb(tmp_path: Path, said: str) -> None:
+    light = scene(96, 128)
+    path = write_frame(tmp_path / "frame.dng", frame_of(light))
+    exif = Image.Exif()
+    if said == "option file":  # DCF 2.0: cameras set to Adobe RGB say it so, without a profile
+        exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.ColorSpace] = 65535
+        exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.IFD.Interop] = {1: "R03"}
+    profile = {"sRGB": "srgb", "profile": "adobergb"}.get(said)
+    icc = None if profile is None else bytes(imagecodecs.cms_profile(profile))
+    Image.fromarray(photograph_of(light)).save(tmp_path / "frame.JPG", quality=95, exif=exif, icc_profile=icc)
+    pair = developed_pair(path, None, "in_camera")
+    if said in ("nothing", "sRGB"):
+        assert isinstance(pair, DevelopedPair)
+    else:
+        assert isinstance(pair, LeftOutPair)
+        assert "Adobe RGB" in pair.reason
 
 
 def test_a_program_that_is_missing_or_fails_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
