@@ -20,7 +20,7 @@ from aura.training.camera_pairs import (
 )
 from aura.training.configuration import Progress, Stage, TrainConfig
 from aura.training.pairs import DistantViews, PairBatch, draw_pairs
-from aura.training.scenes import Scene, held_out_names, load_scenes
+from aura.training.scenes import Scene, held_out_names, load_scenes, scenes_digest
 from aura.training.view_pool import filled_pool
 
 STAGE_CODE: Final = {"denoiser": 1, "global": 2, "joint": 3, "validation": 4, "views": 5, "fine_tune": 6}
@@ -114,7 +114,8 @@ def view_pool(
 
     folder = config.pool_folder or config.out
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"views-{config.seed}-{stage.pool}.safetensors"
+    # by its scenes too: a shared folder may hold another run's pool, whose scenes may be what judges this one
+    path = folder / f"views-{config.seed}-{stage.pool}-{scenes_digest(sources.scenes)[:12]}.safetensors"
     return filled_pool(
         path, sources.scenes, stage.pool, (config.seed, STAGE_CODE["views"]), config.loader_workers, tell
     )

@@ -46,7 +46,7 @@ class TrainConfig(BaseModel):
         network: AURA, or the network it was published with, for comparison; that has a joint stage only.
         initial_weights: begin with these; their architecture counts, not ``architecture``.
         global_weights: take the finished global map from these, with as many members; the stage ``global`` is left out.
-        pool_folder: where the pool of distant views is kept, for runs with equal seeds and scenes; ``out`` if None.
+        pool_folder: where pools of distant views are kept; runs with equal seeds and scenes share one. ``out`` if None.
         hlog_weight: of the loss term that is steep at large errors; 0 only for ablation.
         unaligned_weight: share of the loss that sees absolute exposure and white balance, which a photograph hides.
         decibel_weight: weight of the aligned error in decibels beside the composite loss, so that dark photographs

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from aura.training.batches import Sources, view_pool
+from aura.training.configuration import Stage, TrainConfig
 from aura.training.pairs import DistantViews
 from aura.training.scenes import Scene
 from aura.training.view_pool import draw_from, filled_pool
@@ -28,6 +30,19 @@ def test_workers_do_not_change_the_pool(scenes: tuple[Scene, ...], tmp_path: Pat
     shared = filled_pool(tmp_path / "b.safetensors", scenes, 60, (1,), workers=2)
     assert equal(alone, shared)
     assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
+
+
+def test_a_shared_folder_keeps_the_pools_of_other_scenes_apart(scenes: tuple[Scene, ...], tmp_path: Path) -> None:
+    """Else a run would learn from another's pool, in which may be what judges it."""
+    stage = Stage(name="global", steps=1, batch=1, size=96, learning_rate=1e-3, pool=24)
+    config = TrainConfig(data=None, out=tmp_path, stages=(stage,), pool_folder=tmp_path / "pools", loader_workers=0)
+    some, same, others = (
+        view_pool(Sources(chosen), stage, config, None) for chosen in (scenes[:2], scenes[:2], scenes[1:])
+    )
+    assert equal(some, same)
+    assert not equal(some, others)
+    assert equal(others, view_pool(Sources(scenes[1:]), stage, config.model_copy(update={"pool_folder": None}), None))
+    assert len(list((tmp_path / "pools").iterdir())) == 2
 
 
 def test_a_pool_is_drawn_once(scenes: tuple[Scene, ...], tmp_path: Path) -> None:
