@@ -120,7 +120,7 @@ def _noise(profile: SensorProfile, iso: int, rng: np.random.Generator | None, mo
         parameters = _polynomial(calibration, iso)
     if calibration.reference_range_dn is None:
         return parameters
-    return _scaled(parameters, profile.levels_at(iso).range_dn / calibration.reference_range_dn)
+    return scaled_noise(parameters, profile.levels_at(iso).range_dn / calibration.reference_range_dn)
 
 
 def noise_iso_range(profile: SensorProfile, model: NoiseModel = "calibrated") -> tuple[int, int]:
@@ -199,8 +199,13 @@ def _polynomial(calibration: PolynomialNoise, iso: int) -> NoiseParameters:
     )
 
 
-def _scaled(noise: NoiseParameters, factor: float) -> NoiseParameters:
-    """Express the same noise in DN of another size; the converter's step stays that of the camera."""
+def scaled_noise(noise: NoiseParameters, factor: float) -> NoiseParameters:
+    """Express the same noise in DN of another size; the converter's step stays that of the camera.
+
+    Args:
+        noise: in DN of its camera at its ISO.
+        factor: how many of the other DN are one of those, such as the quotient of two ranges from black to white.
+    """
     red, green_red, green_blue, blue = noise.black_offset_dn
     return replace(
         noise,

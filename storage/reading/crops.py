@@ -26,7 +26,7 @@ from aura.augment import (
 )
 from aura.bayer import CfaPattern
 from aura.errors import InvalidInputError
-from aura.sensor.noise import NoiseParameters, noise_at, noise_iso_range
+from aura.sensor.noise import NoiseParameters, noise_at, noise_iso_range, scaled_noise
 from aura.sensor.noise_draws import add_noise
 from aura.sensor.profile import SensorProfile
 from storage.datasets.dataset import Dataset
@@ -58,7 +58,8 @@ class Cutting:
         noise: add noise, fresh in every epoch, from the parameters stored with the sample. The dataset must hold clean
             RAW (recipe ``noise: on_read``, or ``none`` together with ``iso``).
         iso: draw an ISO from this range, evenly in stops, within what the camera's noise model covers, and add its
-            noise instead of that of the stored ISO.
+            noise instead of that of the stored ISO. Levels stay the sample's: where the camera's range from black to
+            white is another at that ISO, the noise is scaled, so that it is as strong beside saturation.
         exposure_ev: draw an exposure from this range of stops, evenly, and scale the clean signal by it. What is
             saturated stays so.
         clean: also give the crop as it was before noise, as ``clean``.
@@ -334,6 +335,9 @@ class Cutter:
             low, high = _iso_range(self._cutting.iso or (1, 1), profile, dataset)
             iso = round(low * (high / low) ** units[place])
             noise = noise_at(profile, iso, int(seeds[place]), model=dataset.recipe.noise_model)
+            # some cameras saturate elsewhere at another ISO; the sample keeps its levels, so the noise goes to them
+            range_dn = float((facts["white_level_dn"][place] - facts["black_level_dn"][place]).mean())
+            noise = scaled_noise(noise, range_dn / profile.levels_at(iso).range_dn)
             shape = np.nan if noise.read_tukey_lambda is None else noise.read_tukey_lambda
             facts["iso"][place] = iso
             facts["noise_system_gain_dn_per_electron"][place] = noise.system_gain_dn_per_electron
