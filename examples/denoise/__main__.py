@@ -10,14 +10,14 @@ from typing import Annotated, Final
 import numpy as np
 import typer
 
-from aura.errors import AuraError
+from aura.errors import AuraError, InvalidInputError
 from examples.denoise.evaluation import evaluate
 from examples.denoise.real_raw import write_real_raw
 from examples.denoise.training import Schedule, load_denoiser, train
 from flows.commands.console import progress_bars, refuse, say, say_table
 from flows.commands.stopping import resumable
 from storage.objects.location import locate
-from storage.reading import Cutting, RawLoader, RawStream, Source
+from storage.reading import Cutting, RawDataset, RawLoader, RawStream, Source
 
 command = typer.Typer(add_completion=False, pretty_exceptions_show_locals=False)
 _RECENT: Final = 100
@@ -52,6 +52,10 @@ def main(
     sources = [Source(dataset)]
     if real is not None:
         sources = [Source(dataset, 1 - real_share), Source(_as_dataset(real, out / "real", canvas), real_share)]
+    judged = None if validation is None else _as_dataset(validation, out / "validation", canvas)
+    if judged is not None:
+        trained = [dataset] if real is None else [dataset, str(sources[1].url)]
+        _require_apart(trained, judged)
     # a denoiser of any camera's RAW sees all four CFA patterns, so turns may rename them
     cutting = Cutting(crop=crop, augment="rename_cfa", iso=iso, exposure_ev=exposure_ev, clean=True)
     stream = RawStream(sources, batch_size=batch, cutting=cutting, crops_per_sample=4, seed=seed)
@@ -67,8 +71,8 @@ def main(
     if losses:
         say(f"Error over the last {len(losses[-_RECENT:])} steps: {np.mean(losses[-_RECENT:]):.3f} of the noise.")
     say(f"Weights: {weights}")
-    if validation is not None:
-        _judge(weights, _as_dataset(validation, out / "validation", canvas), iso)
+    if judged is not None:
+        _judge(weights, judged, iso)
     else:
         say("Next: give --validation with real RAW files that were not trained on, to see what it gains.")
 
@@ -85,6 +89,20 @@ def _as_dataset(place: str, target: Path, canvas: int) -> str:
             on_file=lambda done, total: report("Reading RAW files", done, total),
         )
     return str(target)
+
+
+def _require_apart(trained: list[str], judged: str) -> None:
+    """Refuse to judge by a file that is trained on, whatever it is called."""
+    *known, own = (
+        {row["source_sha256"]: row["source_uri"] for row in RawDataset(url).table.to_pylist()}
+        for url in (*trained, judged)
+    )
+    shared = sorted(own[digest] for digest in own if any(digest in one for one in known))
+    if shared:
+        raise InvalidInputError(
+            f"{len(shared)} of the {len(own)} files to judge by are trained on too, such as {shared[0]}; "
+            "a network knows them by heart. Give --validation others."
+        )
 
 
 def _judge(weights: Path, url: str, trained_iso: tuple[int, int]) -> None:

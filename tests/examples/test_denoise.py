@@ -1,4 +1,5 @@
 import json
+import shutil
 import uuid
 from pathlib import Path
 
@@ -109,8 +110,18 @@ def test_it_learns_from_s3_by_real_and_synthesized_raw_and_goes_on_exactly(
 def test_the_command_mixes_a_folder_of_raw_files_in_and_judges(raw_files: Path, tmp_path: Path) -> None:
     url = write_synthesized(tmp_path / "photographs", str(tmp_path / "made"))
     numbers = ["--steps", "3", "--batch", "2", "--crop", "16", "--width", "4", "--workers", "0"]
-    folders = ["--out", str(tmp_path / "run"), "--real", str(raw_files), "--validation", str(raw_files)]
-    done = CliRunner().invoke(command, [url, *folders, "--canvas", "96", *numbers])
+    folders = [tmp_path / name for name in ("mine", "others")]
+    for number, folder in enumerate(folders):
+        folder.mkdir()
+        (folder / "photograph.raw").write_bytes((raw_files / f"{number}.raw").read_bytes())
+        entry = json.loads((raw_files / "manifest.json").read_text())[number] | {"file": "photograph.raw"}
+        (folder / "manifest.json").write_text(json.dumps([entry]))
+    usual = [url, "--out", str(tmp_path / "run"), "--real", str(folders[0]), "--canvas", "96", *numbers]
+    refused = CliRunner().invoke(command, [*usual, "--validation", str(raw_files)])
+    assert isinstance(refused.exception, InvalidInputError)
+    assert "1 of the 2 files to judge by are trained on too, such as 0.raw" in str(refused.exception)
+    shutil.rmtree(tmp_path / "run" / "validation")
+    done = CliRunner().invoke(command, [*usual, "--validation", str(folders[1])])
     assert done.exit_code == 0, done.output
     assert "denoised" in done.output
     assert (tmp_path / "run" / "denoiser.safetensors").is_file()
