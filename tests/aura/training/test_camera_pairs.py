@@ -64,6 +64,19 @@ def test_pairs_arrive_normalised_and_site_on_pixel(folder: Path) -> None:
     assert torch.equal(batch.wb_gains[:, 1], torch.ones(4))
 
 
+def test_gains_make_the_mean_of_what_is_not_clipped_grey(tmp_path: Path) -> None:
+    raw = write_pair(tmp_path, "lamp", seed=0).astype(np.float64)
+    raw[..., 0], raw[..., 3] = 0.5 * (raw[..., 0] - BLACK) + BLACK, 0.25 * (raw[..., 3] - BLACK) + BLACK
+    raw[:32, :32] = WHITE  # a lamp says nothing of the light's colour
+    np.save(tmp_path / "lamp.npy", np.round(raw).astype(np.uint16))
+    write_pair(tmp_path, "other", seed=1)
+    photograph = load_camera_photographs(described(tmp_path))[0]
+    seen = raw[32:].reshape(-1, 4).mean(axis=0), raw[:32, 32:].reshape(-1, 4).mean(axis=0)
+    red, green_red, green_blue, blue = (2 * seen[0] + seen[1]) / 3 - BLACK
+    green = 0.5 * (green_red + green_blue)
+    assert photograph.wb_gains.tolist() == pytest.approx([green / red, 1.0, green / blue], rel=2e-3)
+
+
 def test_the_white_level_is_never_guessed(folder: Path) -> None:
     with pytest.raises(InvalidInputError, match=r"white level.*--white-level"):
         load_camera_photographs(CameraFolder(folder=folder))

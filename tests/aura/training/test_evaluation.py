@@ -130,6 +130,18 @@ def test_a_crop_is_all_that_the_method_sees(raw_file: RawFile) -> None:
     assert seen == [(80, 80, 3)]
 
 
+@pytest.mark.parametrize("crop", [92, 94])
+def test_a_crop_of_any_even_side_keeps_photograph_and_pattern_on_site(
+    raw_file: RawFile, evaluation: Evaluation, crop: int
+) -> None:
+    """The mosaic has 160x192 pixels: the middle of 94 begins at an odd one."""
+    methods = {"linearise": canonical_by(linearise)}
+    cropped = evaluate(methods, [raw_file], ["libraw_fixed"], crop=crop, perceptual_crop=crop)
+    for method in ("linearise", CEILING):
+        whole, part = score_of(evaluation, method), score_of(cropped, method)
+        assert part.psnr_aligned == pytest.approx(whole.psnr_aligned, abs=3)
+
+
 def test_predicted_raw_inverts_development_by_the_camera_matrix(raw_file: RawFile) -> None:
     frame: RawFrame = read_raw(raw_file.path)
     grey = torch.full((3, 4, 4), 0.4)
