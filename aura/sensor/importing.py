@@ -24,8 +24,9 @@ def profile_from_raw(path: Path, name: str | None = None) -> SensorProfile:
         name: the profile's name; made of maker and model if left out.
 
     Returns:
-        The profile. The noise is that of the file's NoiseProfile tag (DNG 1.4, *NoiseProfile*) at the file's ISO, or
-        None. A file does not tell which ISOs its camera has: 100 to 6400 is assumed, and its own is included.
+        The profile. The colour matrix is that for D65: of a DNG's tags by :func:`aura.dng_color.xyz_to_camera_of`, of
+        other files LibRaw's. The noise is that of the file's NoiseProfile tag (DNG 1.4, *NoiseProfile*) at the file's
+        ISO, or None. A file does not tell which ISOs its camera has: 100 to 6400 is assumed, and its own is included.
 
     Raises:
         MissingFileError: there is no such file.
