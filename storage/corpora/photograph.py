@@ -44,6 +44,7 @@ from storage.corpora.image_headers import (
 )
 from storage.corpora.jxl_header import JXL_ICC, JxlHeader, read_jxl_header
 from storage.corpora.pixel_decoding import (
+    MOST_TIFF_SAMPLES,
     PILLOW_MODES,
     READERS_OF_16_BITS,
     Layout,
@@ -316,6 +317,12 @@ def _open_tiff(data: bytes) -> _Opened | None:
             raise RejectedImageError("unsupported_format", "It is a camera RAW file; develop it to sRGB first.")
         if not is_tiff16(page):
             return None
+        if page.samplesperpixel > MOST_TIFF_SAMPLES or page.imagedepth != 1:
+            raise RejectedImageError(
+                "unsupported_pixels",
+                f"It has {page.samplesperpixel} samples a pixel and {page.imagedepth} layers; at most "
+                f"{MOST_TIFF_SAMPLES} samples and 1 layer are taken. Keep its colours alone.",
+            )
         orientation = tags.valueof(_ORIENTATION, 1)
         orientation = orientation if isinstance(orientation, int) and 1 <= orientation <= 8 else 1
         profile = tags.valueof(_ICC_PROFILE)

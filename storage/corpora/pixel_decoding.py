@@ -28,6 +28,8 @@ _CHANNEL_MODES: Final = {1: ("GRAY", False), 2: ("GRAY", True), 3: ("RGB", False
 PILLOW_MODES: Final = {"L": "L", "1": "L", "RGB": "RGB", "CMYK": "CMYK", "RGBA": "RGBA", "LA": "LA", "RGBX": "RGB",
                         "PA": "RGBA", "La": "LA", "RGBa": "RGBA", "YCbCr": "RGB"}  # fmt: skip
 _PREMULTIPLIED, _STRAIGHT = 1, 2  # TIFF 6.0, ExtraSamples; others are no alpha
+MOST_TIFF_SAMPLES: Final = 8
+"""Samples a pixel, since limits count pixels: colours, alpha, and a few masks beside them."""
 _WHITE_IS_ZERO: Final = 0
 _UNSIGNED: Final = 1  # TIFF 6.0, SampleFormat
 _PNM_HEADER: Final = re.compile(rb"P([56])" + rb"(?:\s|#[^\r\n]*[\r\n])+(\d+)" * 3 + rb"(?:#[^\r\n]*)?\s")
@@ -108,9 +110,9 @@ def _read_pnm16(data: bytes) -> Layout:
     count = width * height * channels
     if len(data) < header.end() + 2 * count:
         raise RejectedImageError("truncated", f"It has fewer than the {2 * count} bytes of pixels that it declares.")
-    codes = np.frombuffer(data, ">u2", count, header.end()).astype(np.uint32)
-    full = (np.minimum(codes, largest) * 65535 + largest // 2) // largest
-    return _split(full.astype(np.uint16).reshape(height, width, channels), 16)
+    full = (np.minimum(np.arange(65536), largest) * 65535 + largest // 2) // largest
+    codes = np.frombuffer(data, ">u2", count, header.end())
+    return _split(full.astype(np.uint16)[codes].reshape(height, width, channels), 16)
 
 
 def read_jxl(data: bytes, header: JxlHeader) -> Layout:

@@ -64,6 +64,14 @@ def test_a_tiff_of_16_bits_may_have_samples_beside_its_colours(
     assert np.abs(shown.image - (image[..., :3] / 257 * cover + 255 * (1 - cover))).max() < 1.6
 
 
+def test_a_tiff_of_many_samples_is_refused_before_they_are_decoded() -> None:
+    image = np.zeros((40, 50, 40), np.uint16)
+    data = tiff(image, extrasamples=["unspecified"] * 37, compression="zlib", planarconfig="contig")
+    with pytest.raises(RejectedImageError, match="40 samples a pixel") as caught:
+        probe(data, LIMITS)
+    assert caught.value.reason == "unsupported_pixels"
+
+
 def test_where_white_is_zero_alpha_is_not_turned_over() -> None:
     image = codes(2, 65535).astype(np.uint16)
     cover = image[..., 1] / 65535
