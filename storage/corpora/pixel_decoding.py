@@ -110,9 +110,12 @@ def _read_pnm16(data: bytes) -> Layout:
     count = width * height * channels
     if len(data) < header.end() + 2 * count:
         raise RejectedImageError("truncated", f"It has fewer than the {2 * count} bytes of pixels that it declares.")
-    full = (np.minimum(np.arange(65536), largest) * 65535 + largest // 2) // largest
-    codes = np.frombuffer(data, ">u2", count, header.end())
-    return _split(full.astype(np.uint16)[codes].reshape(height, width, channels), 16)
+    full = ((np.minimum(np.arange(65536), largest) * 65535 + largest // 2) // largest).astype(np.uint16)
+    rows = np.frombuffer(data, ">u2", count, header.end()).reshape(height, width * channels)
+    pixels = np.empty(rows.shape, np.uint16)
+    for row, codes in zip(pixels, rows, strict=True):  # numpy looks up by a copy of the codes in 64 bits
+        row[:] = full[codes]
+    return _split(pixels.reshape(height, width, channels), 16)
 
 
 def read_jxl(data: bytes, header: JxlHeader) -> Layout:
