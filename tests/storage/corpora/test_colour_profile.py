@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from aura.errors import RejectedImageError
-from storage.corpora.colour_profile import Colours, colours_from_code, to_srgb
+from storage.corpora.colour_profile import SRGB_ASSUMED, Colours, colours_from_code, to_srgb
 from storage.corpora.image_headers import ColourCode
 from storage.corpora.matrix_profile import as_matrix_profile
 
@@ -95,3 +95,10 @@ def test_a_profile_whose_black_is_not_dark_is_left_to_littlecms() -> None:
     assert as_matrix_profile(icc) is None
     black = np.zeros((2, 2, 3), np.uint16)
     assert (to_srgb(black, Colours(icc, "raised", is_srgb=False), "RGB") == 0).all()  # black point compensation
+
+
+def test_every_number_of_16_bits_becomes_the_nearest_of_8() -> None:
+    codes = np.arange(65536).astype(np.uint16).reshape(256, 256)
+    expected = np.round(codes / 257).astype(np.uint8)
+    grey = to_srgb(codes, SRGB_ASSUMED, "GRAY")
+    assert np.array_equal(grey, np.repeat(expected[..., None], 3, axis=2))
