@@ -150,6 +150,20 @@ def test_a_dark_image_is_a_noisier_one_and_nothing_else_whatever_the_size(height
     torch.testing.assert_close(network(noisy / 64, sigma / 64), denoised / 64)
 
 
+def test_the_noise_told_is_that_of_photons_readout_rows_and_rounding() -> None:
+    facts = {name: torch.tensor([value, value]) for name, value in (
+        ("noise_system_gain_dn_per_electron", 2.0), ("noise_read_sigma_dn", 3.0), ("noise_row_sigma_dn", 1.5),
+        ("noise_quantisation_step_dn", 4.0),
+    )}  # fmt: skip
+    facts |= {"white_level_dn": torch.full((2, 4), 4096.0), "black_level_dn": torch.tensor([[96.0] * 4, [256.0] * 4])}
+    raw = torch.full((2, 4, 8, 8), 0.5)
+    raw[1] = -0.01  # below black there are no photons
+    told = noise_sigma(raw, facts)
+    dark = 3.0**2 + 1.5**2 + 4.0**2 / 12
+    assert torch.allclose(told[0], torch.tensor((2.0 * 0.5 * 4000 + dark) ** 0.5 / 4000))
+    assert torch.allclose(told[1], torch.tensor(dark**0.5 / 3840))
+
+
 def test_the_noise_told_is_the_noise_added(raw_files: Path, tmp_path: Path) -> None:
     url = write_real_raw(raw_files, str(tmp_path / "real"), canvas=96).location.url
     for sample in torch.utils.data.DataLoader(RawDataset(url, cutting=Cutting(clean=True, iso=(3200, 3200)))):

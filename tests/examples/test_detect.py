@@ -11,10 +11,10 @@ import torch
 from aura.errors import InvalidInputError
 from aura.sensor.catalog import load_profile
 from examples.detect.__main__ import categories
-from examples.detect.detector import Detector, visible
+from examples.detect.detector import LEVELS, Detector, visible
 from examples.detect.fcos import detections, loss, teach
 from examples.detect.scoring import Light, Scores, held_out, score, score_guesses, score_network
-from examples.detect.training import Settings, train
+from examples.detect.training import Settings, prepare, train
 from storage.datasets.dataset import create_or_open
 from storage.datasets.labels import write_labels
 from storage.datasets.shard import ShardData, write_shard
@@ -158,6 +158,38 @@ def test_a_crowd_is_no_object_and_no_background() -> None:
     assert loss_of(0, inside) == pytest.approx(0.0, abs=1e-6)  # whatever is said there of the crowd's category
     assert loss_of(1, inside) > 1.0
     assert loss_of(0, ~inside) > 1.0
+
+
+def test_cells_stand_in_the_middle_of_what_they_see() -> None:
+    model, side = Detector(1).eval(), 448
+    levels = [model.early, lambda image: model.late(model.early(image))]
+    for (stride, first, _, _), look in zip(LEVELS, levels, strict=False):
+        place = round((side / 2 - first) / stride)
+        touched = torch.zeros(side, side)
+        for seed in range(3):  # poolings pass on what is largest only
+            image = torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(seed)).requires_grad_()
+            look(image)[0, :, place, place].sum().backward()
+            assert image.grad is not None
+            touched += image.grad.abs().sum((0, 1))
+        for axis in (0, 1):
+            seen = touched.sum(axis).nonzero()[:, 0]
+            middle = (int(seen.min()) + int(seen.max()) + 1) / 2
+            assert middle == pytest.approx(first + stride * place, abs=1.5)
+
+
+def test_boxes_are_enlarged_with_the_picture_that_they_are_in() -> None:
+    raw = torch.full((1, 4, 64, 100), 0.2)
+    raw[:, :, 16:48, 50:75] = 0.8
+    # in pixels of the mosaic
+    box = {"left_px": 100.0, "top_px": 32.0, "width_px": 50.0, "height_px": 64.0, "category_id": 41, "is_crowd": False}
+    batch = {"raw": raw, "wb_gains": torch.ones(1, 3), "camera_to_srgb": torch.eye(3)[None], "annotations": [[box]]}
+    image, (target,) = prepare(batch, LABELS_OF, 1.1)
+    assert image.shape == (1, 3, 64, 112)  # sides are multiples of 16, so the two factors differ
+    assert target["boxes"][0].tolist() == pytest.approx([50 * 1.12, 16, 75 * 1.12, 48])
+    bright = image[0, 1] > image[0, 1].mean()
+    rows, columns = bright.any(1).nonzero()[:, 0], bright.any(0).nonzero()[:, 0]
+    seen = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+    assert [int(each) for each in seen] == pytest.approx(target["boxes"][0].tolist(), abs=1)
 
 
 def test_the_answer_in_the_file_scores_full_marks(settings: Settings) -> None:
