@@ -245,10 +245,10 @@ class Cutter:
         if factor is not None:
             _expose(signal, factor, range_dn)
         if self._cutting.clean:
-            torch.mul(images["raw"], torch.from_numpy(np.reciprocal(range_dn)), out=images["clean"])
+            torch.div(images["raw"], torch.from_numpy(range_dn), out=images["clean"])
         if self._cutting.noise or self._cutting.iso is not None:
             _add_noise(signal, black, range_dn, _noise_of(facts, place), seeds[place])
-        signal *= np.reciprocal(range_dn)
+        signal /= range_dn  # not times its reciprocal, by which saturation would be a little under 1
 
     def _windows(self, rows: npt.NDArray[np.int64], patterns: list[CfaPattern], keys: tuple[Any, ...]) -> _Windows:
         cutting, numbers = self._cutting, self._columns.numbers

@@ -51,6 +51,14 @@ def test_what_is_saturated_stays_so_at_any_exposure(datasets: tuple[Dataset, Dat
     assert np.allclose(bright["raw"], 1, atol=1e-6)  # what goes beyond is clipped
 
 
+def test_what_is_saturated_stays_so_under_noise(datasets: tuple[Dataset, Dataset]) -> None:
+    cutting = Cutting(crop=32, iso=(6400, 6400), exposure_ev=(-3.0, -3.0), clean=True)
+    (batch,) = RawStream(datasets[0].location, batch_size=SAMPLES, cutting=cutting)
+    assert (batch["raw"][:, :, :16] == 1.0).all()
+    noisy = batch["raw"][:, :, 16:] - batch["clean"][:, :, 16:]
+    assert 1e-3 < float(noisy.std()) < 0.1
+
+
 def test_a_mixture_is_drawn_by_its_seed_and_every_crop_is_traced(datasets: tuple[Dataset, Dataset]) -> None:
     def drawn(seed: int, **options: Any) -> list[tuple[str, int, int]]:
         sources = [Source(datasets[0].location, 1.0), Source(datasets[1].location, 4.0)]
