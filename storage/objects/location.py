@@ -7,7 +7,6 @@ pickled and may cross a fork; file systems are asked for anew in each process.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import threading
@@ -15,7 +14,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote_to_bytes, urlsplit
@@ -27,8 +25,9 @@ from zarr.abc.store import Store
 from zarr.storage import FsspecStore, LocalStore
 
 from aura.errors import InvalidInputError, MissingFileError, StorageAccessError
+from storage.objects.file_systems import file_system
 from storage.objects.local_files import put_file, walk_files
-from storage.objects.refusals import CREDENTIAL_IN_QUERY, refusals, says_exists
+from storage.objects.refusals import CREDENTIAL_IN_QUERY, refusals, says_exists, without_credentials
 from storage.objects.web_files import read_web_file
 
 _in_memory = threading.Lock()
@@ -219,10 +218,16 @@ class Location:
         """Yield what :meth:`walk` does, in any order, the first before the last is known.
 
         Raises:
+            InvalidInputError: it lies on a web server, which lists nothing.
             MissingFileError: the folder, the prefix or the bucket is not there.
             StorageAccessError: the credentials were refused.
             StorageError: the storage refused.
         """
+        if self.is_web:
+            raise InvalidInputError(
+                f"{self.url} is no list, and a web server does not say what it holds. Give a list with a URI on each "
+                "line (.txt, .csv or .parquet)."
+            )
         with refusals(self.url, "list"):
             if self.is_local:
                 yield from (Entry(path.as_uri(), size) for path, size in walk_files(Path(self.url)))
@@ -253,7 +258,7 @@ class Location:
         if self.is_local:
             return LocalStore(self.url, read_only=True)
         with refusals(self.url, "open"):
-            system = _file_system(self.scheme, asynchronous=True)
+            system = file_system(self.scheme, asynchronous=True)
             if not isinstance(system, AsyncFileSystem):
                 system = AsyncFileSystemWrapper(self._file_system(), asynchronous=True)
         return FsspecStore(system, path=self._path(), read_only=True)
@@ -286,7 +291,7 @@ class Location:
         return self.url if self.is_local or self.is_web else self.url.split("://", 1)[1]
 
     def _file_system(self) -> Any:
-        return _file_system(self.scheme)
+        return file_system(self.scheme)
 
 
 def locate(url: str | os.PathLike[str] | Location) -> Location:
@@ -303,8 +308,9 @@ def locate(url: str | os.PathLike[str] | Location) -> Location:
     text = os.fspath(url)
     if not text.strip():
         raise InvalidInputError("The place to read or write is empty; give a path or a URL such as s3://bucket/prefix.")
-    scheme, separator, rest = text.partition("://")
+    scheme, separator, rest = re.sub("^(file|local):/(?!/)", "file:///", text).partition("://")
     if not separator:
+        _refuse_half_a_scheme(text)
         return Location(str(Path(os.path.abspath(os.path.expanduser(text)))))  # noqa: PTH100, PTH111  # pathlib resolves links
     if scheme in {"file", "local"}:
         return Location(os.path.abspath(os.fsdecode(unquote_to_bytes("/" + rest.lstrip("/")))))  # noqa: PTH100  # as above
@@ -313,17 +319,25 @@ def locate(url: str | os.PathLike[str] | Location) -> Location:
             f"Storage scheme {scheme!r} is not known; use a path or a URL such as s3://bucket/prefix."
         )
     if "@" in urlsplit(text).netloc:
-        raise InvalidInputError(
-            f"The {scheme}:// URL holds credentials; take them out and set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY."
-        )
+        instead = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY" if scheme in {"s3", "s3a"} else "give one without"
+        raise InvalidInputError(f"The {scheme}:// URL holds credentials; take them out and {instead}.")
     if scheme in {"http", "https"} and CREDENTIAL_IN_QUERY.search(text):
         raise InvalidInputError(
             f"The {scheme}:// URL holds credentials in its query, which a dataset would keep; give one without."
         )
     rest = re.sub(r"/+$", "", rest)
-    if not rest:
+    if not rest or (scheme in {"s3", "s3a"} and rest.startswith("/")):
         raise InvalidInputError(f"{scheme}:// names no bucket; give {scheme}://bucket/prefix.")
     return Location(f"{scheme}://{rest}")
+
+
+def _refuse_half_a_scheme(path: str) -> None:
+    """Refuse ``s3:/bucket``, which would otherwise be a folder ``s3:`` here."""
+    scheme, separator, rest = path.partition(":")
+    meant = scheme.lower()
+    if separator and (meant == "s3" or (rest.startswith("/") and meant in fsspec.available_protocols())):
+        place = without_credentials(f"{meant}://{rest.lstrip('/')}")
+        raise InvalidInputError(f"{scheme}: needs two slashes; did you mean {place}? If it is a path, put ./ before.")
 
 
 def _modified(info: Mapping[str, Any]) -> float:
@@ -332,59 +346,11 @@ def _modified(info: Mapping[str, Any]) -> float:
     return float(found.timestamp()) if isinstance(found, datetime) else float(found)
 
 
-def storage_options(scheme: str, *, asynchronous: bool = False) -> dict[str, Any]:
-    """Return what fsspec needs to open a file system, taken from the environment at this moment.
-
-    For S3: ``AWS_ENDPOINT_URL`` (or ``AWS_ENDPOINT_URL_S3``), ``AWS_ACCESS_KEY_ID``, ``AWS_SECRET_ACCESS_KEY``,
-    ``AWS_SESSION_TOKEN``, ``AWS_REGION``. What is not set is left to botocore's own search (profiles, roles).
-
-    Raises:
-        InvalidInputError: the endpoint is no URL.
-    """
-    options: dict[str, Any] = {"asynchronous": True} if asynchronous else {}
-    if scheme not in {"s3", "s3a"}:
-        return options
-    environment = os.environ
-    endpoint = environment.get("AWS_ENDPOINT_URL_S3") or environment.get("AWS_ENDPOINT_URL")
-    if endpoint and not re.match(r"https?://[^/]", endpoint):
-        raise InvalidInputError("AWS_ENDPOINT_URL is no URL; expected one such as http://127.0.0.1:8333.")
-    region = environment.get("AWS_REGION") or environment.get("AWS_DEFAULT_REGION")
-    named = {
-        "endpoint_url": endpoint,
-        "key": environment.get("AWS_ACCESS_KEY_ID"),
-        "secret": environment.get("AWS_SECRET_ACCESS_KEY"),
-        "token": environment.get("AWS_SESSION_TOKEN"),
-        "client_kwargs": {"region_name": region} if region else None,
-    }
-    options |= {key: value for key, value in named.items() if value}
-    options["use_listings_cache"] = False  # another process may have written since
-    options["config_kwargs"] = {
-        "retries": {"mode": "standard", "max_attempts": 4},
-        "connect_timeout": 5,
-        "read_timeout": 60,
-    }
-    return options
-
-
-def _file_system(scheme: str, *, asynchronous: bool = False) -> Any:
-    options = storage_options(scheme, asynchronous=asynchronous)
-    return _cached_file_system(os.getpid(), scheme, json.dumps(options, sort_keys=True))
-
-
-@lru_cache(maxsize=32)
-def _cached_file_system(process: int, scheme: str, options: str) -> Any:  # noqa: ARG001  # none may cross a fork
-    # fsspec's own cache makes one for each thread, with connections of its own
-    try:
-        return fsspec.filesystem(scheme, skip_instance_cache=True, **json.loads(options))
-    except (ImportError, TypeError) as error:  # its library is missing, or it asks for more than a URL
-        raise InvalidInputError(f"{scheme}:// cannot be used here: {error}. Use a path or an s3:// URL.") from error
-
-
 def _list_s3(location: Location) -> Iterator[tuple[str, int]]:
     bucket, _, prefix = location.url.split("://", 1)[1].partition("/")
     more: dict[str, str] = {}
     while True:
-        page = _file_system(location.scheme).call_s3(
+        page = file_system(location.scheme).call_s3(
             "list_objects_v2", Bucket=bucket, Prefix=f"{prefix}/" if prefix else "", **more
         )
         for item in page.get("Contents", []):
@@ -396,6 +362,6 @@ def _list_s3(location: Location) -> Iterator[tuple[str, int]]:
 
 def _list_any(location: Location) -> Iterator[tuple[str, int]]:
     path = location.url.split("://", 1)[1]
-    for key, info in _file_system(location.scheme).find(path, detail=True).items():
+    for key, info in file_system(location.scheme).find(path, detail=True).items():
         if key.strip("/") != path.strip("/"):
             yield key.lstrip("/"), int(info["size"])

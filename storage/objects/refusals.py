@@ -78,7 +78,7 @@ def _refusal_message(url: str, action: str, error: Exception) -> str:
         return f"Cannot {action} {url}: {os.strerror(number)}. Change its permissions or choose another place."
     if isinstance(error, NotADirectoryError):
         return f"Cannot {action} {url}: a part of the path is a file. Choose another place."
-    said = without_credentials(str(error)) or type(error).__name__
+    said = next(iter(without_credentials(str(error)).splitlines()), type(error).__name__)  # some say a page
     return f"Cannot {action} {url}: {said} ({type(error).__name__}). Check that it is up, then run again to resume."
 
 

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from aura.errors import InvalidInputError
-from storage.objects.location import Location, storage_options
+from storage.objects.file_systems import storage_options
+from storage.objects.location import Location
 from storage.objects.refusals import refusals
 
 TransportName = Literal["fsspec", "obstore"]

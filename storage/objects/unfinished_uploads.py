@@ -7,7 +7,8 @@ from typing import Any
 
 import fsspec
 
-from storage.objects.location import Location, storage_options
+from storage.objects.file_systems import storage_options
+from storage.objects.location import Location
 from storage.objects.refusals import refusals
 
 

@@ -31,7 +31,8 @@ from storage.datasets.arrays import create_array, encode_shard
 from storage.datasets.dataset import Dataset, create_or_open, find_dataset, open_dataset
 from storage.datasets.samples import SAMPLE_SCHEMA
 from storage.datasets.shard import ShardData, is_committed, write_shard
-from storage.objects.location import Location, locate, storage_options
+from storage.objects.file_systems import storage_options
+from storage.objects.location import Location, locate
 from storage.reading.map_style import RawDataset
 from storage.recipe import Codec, Recipe
 from tests.conftest import S3Server

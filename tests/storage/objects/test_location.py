@@ -1,3 +1,4 @@
+import gc
 import os
 import pickle
 import subprocess
@@ -74,6 +75,34 @@ def test_a_wrong_url_is_refused_without_repeating_its_secrets(url: str) -> None:
         locate(url)
     assert "hush99" not in str(caught.value)
     assert "AKIA77" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"), [("s3:/bucket/x", "s3://bucket/x"), ("s3:bucket", "s3://bucket"), ("http:/h/x", "http://h/x")]
+)
+def test_a_url_with_one_slash_is_not_taken_for_a_path(written: str, meant: str) -> None:
+    with pytest.raises(InvalidInputError, match=f"did you mean {meant}[?]"):
+        locate(written)
+    assert locate(f"./{written}").is_local
+
+
+def test_a_file_uri_with_one_slash_is_one() -> None:
+    assert locate("file:/photos/a").url == "/photos/a"
+
+
+@pytest.mark.parametrize("url", ["ftp://host/photos", "github://owner/photos"])
+def test_a_scheme_that_asks_for_more_is_refused_in_one_sentence(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    ignored: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", ignored.append)
+    with pytest.raises(InvalidInputError, match="cannot be used here: missing a required argument"):
+        locate(url).exists()
+    gc.collect()  # what the libraries say of a file system that was half made
+    assert not ignored
+
+
+def test_a_web_server_is_not_asked_for_a_listing() -> None:
+    with pytest.raises(InvalidInputError, match="Give a list with a URI on each line"):
+        next(locate("https://127.0.0.1:9/photos").stream())
 
 
 def test_any_file_name_survives_a_listing(tmp_path: Path) -> None:

@@ -3,7 +3,8 @@ from pathlib import Path
 
 import fsspec
 
-from storage.objects.location import locate, storage_options
+from storage.objects.file_systems import storage_options
+from storage.objects.location import locate
 from storage.objects.unfinished_uploads import abort_upload, unfinished_uploads
 from tests.conftest import S3Server
 
