@@ -29,6 +29,8 @@ from storage.objects.refusals import without_credentials
 
 _FIELD_IN_DOCSTRING: Final = re.compile(r"^    (\w+): (.*(?:\n {8}.*)*)", re.MULTILINE)
 
+_LONGEST_VALUE: Final = 80
+
 CanvasMode = Literal["tile", "fit"]
 Codec = Literal["zstd", "lz4", "pcodec"]
 Method = Literal["aura", "aura_global", "upi", "linearise"]
@@ -281,10 +283,22 @@ def load_recipe(path: str | Path | None = None, overrides: Mapping[str, Any] | N
         raise RecipeError(f"{source}: {said}{'' if said.endswith('?') else '.'}") from error
 
 
-def differing_fields(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
-    """Name the fields, dotted, in which two recipes' :attr:`Recipe.deciding` differ."""
-    first, second = _flatten(one), _flatten(other)
-    return sorted(key for key in first.keys() | second.keys() if first.get(key) != second.get(key))
+def difference(made: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
+    """Say in words where two recipes' :attr:`Recipe.deciding` differ; empty if they do not. Never holds a credential.
+
+    Returns:
+        Such as ``made with seed 0, codec pcodec; asked for are seed 3, codec zstd``; the fields are dotted.
+    """
+    first, second = _flatten(made), _flatten(asked)
+    fields = sorted(key for key in first.keys() | second.keys() if first.get(key) != second.get(key))
+    said = (", ".join(f"{field} {_shown(one.get(field))}" for field in fields) for one in (first, second))
+    return "made with {}; asked for {}".format(*said) if fields else ""
+
+
+def _shown(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value)
+    text = without_credentials("none" if value is None else text)
+    return text if len(text) <= _LONGEST_VALUE else f"{text[: _LONGEST_VALUE // 2]}...{text[-_LONGEST_VALUE // 2 :]}"
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from storage.corpora.sources import Content, Item, Source
 from storage.objects.location import Location, locate
 from storage.objects.range_file import RangeFile
 from storage.objects.tables import decode_table, facts_of, read_schema
-from storage.recipe import Licences, Limits, Recipe, differing_fields
+from storage.recipe import Licences, Limits, Recipe, difference
 
 INDEX_SCHEMA: Final = pa.schema(
     [
@@ -243,11 +243,10 @@ def _not_whole(url: str) -> IntegrityError:
 
 
 def _require_same_recipe(location: Location, facts: dict[str, str], recipe: Recipe) -> None:
-    fields = differing_fields(json.loads(facts.get("recipe", "{}")), recipe.deciding)
-    if fields:
+    differing = difference(json.loads(facts.get("recipe", "{}")), recipe.deciding)
+    if differing:
         raise DatasetConflictError(
-            f"{location.url} was begun with another recipe (it differs in {', '.join(fields)}). "
-            "Use that recipe, or choose another place."
+            f"{location.url} was begun with another recipe: {differing}. Use that recipe, or choose another place."
         )
 
 

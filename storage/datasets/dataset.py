@@ -43,7 +43,7 @@ from storage.datasets.plan import shard_name
 from storage.datasets.sealed import seal, unseal
 from storage.objects.location import Location, locate
 from storage.objects.tables import read_table
-from storage.recipe import Recipe, differing_fields
+from storage.recipe import Recipe, difference
 
 FORMAT: Final = "aura-raw"
 FORMAT_VERSION: Final = 1
@@ -393,11 +393,10 @@ def parse_group(location: Location, document: bytes, version: int | None = None)
 
 
 def _require_same(dataset: Dataset, recipe: Recipe, model_digest: str) -> None:
-    fields = differing_fields(dataset.recipe.deciding, recipe.deciding)
-    if dataset.model_digest != model_digest:
-        fields.append("weights")
-    if fields:
+    made = dataset.recipe.deciding | {"weights": f"of SHA-256 {dataset.model_digest[:12]}"}
+    asked = recipe.deciding | {"weights": f"of SHA-256 {model_digest[:12]}"}
+    if differing := difference(made, asked):
         raise DatasetConflictError(
-            f"{dataset.location.url} was made by another recipe (it differs in {', '.join(fields)}). "
-            "Use the recipe it was made by, or choose another place."
+            f"{dataset.location.url} was made by another recipe: {differing}. Use the recipe it was made by, or choose "
+            "another place."
         )

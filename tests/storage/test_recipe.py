@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from aura.errors import RecipeError
-from storage.recipe import Recipe, differing_fields, load_recipe
+from storage.recipe import Recipe, difference, load_recipe
 
 
 def write(folder: Path, text: str) -> Path:
@@ -95,8 +95,18 @@ def test_the_digest_follows_what_decides_the_bytes() -> None:
     assert load_recipe(None, {"corpus": "photos", "weights": "w"}).digest == recipe.digest
 
 
-def test_differing_fields_are_named_with_dots() -> None:
-    one = load_recipe(None, {"corpus": "photos"})
-    other = load_recipe(None, {"corpus": "photos", "canvas.height": 256, "seed": 3})
-    assert differing_fields(one.deciding, other.deciding) == ["canvas.height", "seed"]
-    assert differing_fields(one.deciding, one.deciding) == []
+def test_a_difference_of_recipes_names_fields_and_values_of_both() -> None:
+    one = load_recipe(None, {"corpus": "/photos"})
+    other = load_recipe(None, {"corpus": "/photos", "canvas.height": 256, "iso": 800, "corpus_column": "image"})
+    assert difference(one.deciding, other.deciding) == (
+        "made with canvas.height 512, corpus_column none, iso [100, 6400]; "
+        "asked for canvas.height 256, corpus_column image, iso 800"
+    )
+    assert difference(one.deciding, one.deciding) == ""
+
+
+def test_a_difference_of_recipes_is_short_and_holds_no_credential() -> None:
+    said = difference({"corpus": "s3://AK:hush@bucket/x"}, {"corpus": "s3://bucket/" + "deep/" * 200})
+    assert "hush" not in said
+    assert "s3://***@bucket/x" in said
+    assert len(said) < 200

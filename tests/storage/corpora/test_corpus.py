@@ -150,7 +150,7 @@ def test_the_index_is_kept_and_belongs_to_its_recipe(photos: Path, place: Locati
     assert place.join(INDEX_NAME).read() == kept
     other = small_recipe(tmp_path, corpus=str(photos), seed=5)
     for attempt in (lambda: has_index(place, other), lambda: ingest(place, other)):
-        with pytest.raises(DatasetConflictError, match="differs in seed"):
+        with pytest.raises(DatasetConflictError, match="made with seed 0; asked for seed 5"):
             attempt()
     assert place.join("index").names() == []
 

@@ -209,9 +209,11 @@ def test_another_recipe_is_refused_by_the_fields_that_differ(make_dataset: MakeD
     dataset = make_dataset((0,))
     before = content(dataset.location)
     other = dataset.recipe.model_copy(update={"seed": 9, "codec": "lz4"})
-    with pytest.raises(DatasetConflictError, match=r"differs in codec, seed, weights"):
+    with pytest.raises(
+        DatasetConflictError, match=r"made with codec \w+, seed 0, .*model-1; asked for codec lz4, seed 9, .*model-2"
+    ):
         create_or_open(dataset.location, other, "model-2", [load_profile(CAMERA)], 5)
-    with pytest.raises(DatasetConflictError, match=r"differs in seed\)"):
+    with pytest.raises(DatasetConflictError, match=r"made with seed 0; asked for seed 9\."):
         find_dataset(dataset.location, dataset.recipe.model_copy(update={"seed": 9}), "model-1")
     with pytest.raises(DatasetConflictError, match="5 samples and now there are 6"):
         create_or_open(dataset.location, dataset.recipe, "model-1", [load_profile(CAMERA)], 6)
