@@ -4,7 +4,8 @@ import contextlib
 import importlib
 import logging
 import os
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal, cast
 
@@ -31,6 +32,7 @@ _EXPECTED = (
     "'local', 'local:N' for N workers, 'cuda' for one worker on each GPU of this machine, or a scheduler's address "
     "such as tcp://host:8786"
 )
+_ADDRESS: Final = re.compile(r"(tcp|tls|ucx|ws|wss)://.+:\d+/?")
 GPU: Final = "GPU"
 """The Dask resource that stands for a whole GPU. Where workers declare it, the shards in hand share one of it."""
 SHARDS_IN_HAND: Final = 2
@@ -77,13 +79,24 @@ def parse_cluster(setting: str) -> Cluster:
         InvalidInputError: it is none of these.
     """
     if "://" in setting:
-        return Cluster(setting, 0)
+        return Cluster(scheduler_address(setting), 0)
     if setting == "cuda":
         return Cluster(None, 0, "cuda")
     kind, _, count = setting.partition(":")
     if kind != "local" or (count and not (count.isdigit() and int(count) > 0)):
         raise InvalidInputError(f"The cluster setting is {setting!r}; expected {_EXPECTED}.")
     return Cluster(None, int(count) if count else _default_workers())
+
+
+def scheduler_address(text: str) -> str:
+    """Return the address of a scheduler if it is one; nothing is asked.
+
+    Raises:
+        InvalidInputError: it is none.
+    """
+    if not _ADDRESS.fullmatch(text):
+        raise InvalidInputError(f"{text!r} is no Dask scheduler's address; expected one such as tcp://host:8786.")
+    return text
 
 
 def configured_cluster() -> Cluster:
@@ -102,18 +115,34 @@ def require_cluster(cluster: Cluster) -> None:
         _cuda_cluster_class()
     if cluster.address is None:
         return
-    try:
-        with distributed.Client(cluster.address, timeout=_CONNECT_TIMEOUT_S, set_as_default=False) as client:  # type: ignore[no-untyped-call]  # no types
-            workers = client.scheduler_info(n_workers=-1)["workers"]
-    except (OSError, TimeoutError, ValueError) as error:
-        raise SchedulerError(
-            f"The Dask scheduler at {cluster.address} does not answer ({type(error).__name__}); start it "
-            "with 'dask scheduler', or leave out the address to use a local cluster."
-        ) from None
+    workers = workers_of(cluster.address, _CONNECT_TIMEOUT_S)
     if not workers:
         raise SchedulerError(
             f"The Dask scheduler at {cluster.address} has no workers; start some with 'aura worker {cluster.address}'."
         )
+
+
+def workers_of(address: str, patience_s: float) -> Mapping[str, Any]:
+    """Ask a scheduler for its workers.
+
+    Args:
+        address: of the scheduler.
+        patience_s: how long it is given to answer.
+
+    Returns:
+        What the scheduler knows of each worker, by address.
+
+    Raises:
+        SchedulerError: it does not answer.
+    """
+    try:
+        with distributed.Client(address, timeout=patience_s, set_as_default=False) as client:  # type: ignore[no-untyped-call]  # no types
+            return cast("Mapping[str, Any]", client.scheduler_info(n_workers=-1)["workers"])
+    except (OSError, TimeoutError) as error:
+        raise SchedulerError(
+            f"The Dask scheduler at {address} does not answer ({type(error).__name__}). Start one with "
+            "'dask scheduler', or correct the address."
+        ) from None
 
 
 def build_runner(cluster: Cluster) -> TaskRunner[PrefectFuture[Any]]:

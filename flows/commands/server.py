@@ -2,15 +2,15 @@
 # ruff: noqa: PLC0415 -- imports of a command happen when it runs, so that help is there at once
 
 import os
-import re
 import signal
 import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from aura.errors import InvalidInputError
 from flows.commands.console import command, quiet, say, say_pairs
+
+_SCHEDULER_STARTS_WITHIN_S = 30  # both may be started at once, by the same service manager
 
 if TYPE_CHECKING:
     from flows.servers.server import Server
@@ -74,10 +74,11 @@ def worker(
 
     Example: CUDA_VISIBLE_DEVICES=1 aura worker tcp://10.0.0.1:8786 --gpu
     """
-    from flows.cluster.runner import GPU, SHARDS_IN_HAND, usable_cpus, worker_environment
+    from flows.cluster.runner import GPU, SHARDS_IN_HAND, scheduler_address, usable_cpus, worker_environment, workers_of
 
-    if not re.fullmatch(r"\w+://.+:\d+/?", scheduler):
-        raise InvalidInputError(f"{scheduler!r} is no scheduler's address; expected one such as tcp://host:8786.")
+    scheduler_address(scheduler)
+    say(f"Looking for the scheduler at {scheduler} ...")
+    workers_of(scheduler, _SCHEDULER_STARTS_WITHIN_S)
     options = ["--nworkers", str(workers), "--nthreads", str(SHARDS_IN_HAND), "--memory-limit", "0"]
     if gpu:
         options += ["--resources", f"{GPU}=1"]

@@ -25,6 +25,7 @@ from flows.cluster.runner import (
     worker_environment,
 )
 from flows.cluster.workforce import Workforce
+from tests.flows.conftest import Aura
 
 
 def test_one_setting_says_where_the_work_is_done() -> None:
@@ -79,6 +80,21 @@ def frozen(process: subprocess.Popen[bytes]) -> Iterator[None]:
     finally:
         for each in stopped:
             each.resume()
+
+
+def test_a_worker_without_a_scheduler_says_so(
+    aura: Aura, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flows.commands.server._SCHEDULER_STARTS_WITHIN_S", 1)
+    assert aura("worker", "tcp://127.0.0.1:9") == 2
+    said = capsys.readouterr().err
+    assert re.fullmatch(r"The Dask scheduler at tcp://127.0.0.1:9 does not answer .*'dask scheduler'.*\n", said)
+
+
+@pytest.mark.parametrize("address", ["ftp://127.0.0.1:8786", "tcp://127.0.0.1"])
+def test_an_address_that_is_none_is_refused_unasked(address: str) -> None:
+    with pytest.raises(InvalidInputError, match="expected one such as tcp://host:8786"):
+        parse_cluster(address)
 
 
 @pytest.mark.parametrize("setting", ["", "remote", "local:0", "local:two", "local:-1"])
