@@ -1,12 +1,15 @@
 """Where shards are made: a Dask cluster here, on CPUs or GPUs, or one that runs already. One setting says which."""
 
 import contextlib
+import functools
 import importlib
 import logging
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+import signal
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from typing import Any, Final, Literal, cast
 
 import dask
@@ -33,6 +36,7 @@ _EXPECTED = (
     "such as tcp://host:8786"
 )
 _ADDRESS: Final = re.compile(r"(tcp|tls|ucx|ws|wss)://.+:\d+/?")
+_OF_A_TERMINAL: Final = (signal.SIGINT, signal.SIGHUP)
 GPU: Final = "GPU"
 """The Dask resource that stands for a whole GPU. Where workers declare it, the shards in hand share one of it."""
 SHARDS_IN_HAND: Final = 2
@@ -169,16 +173,15 @@ def local_cluster(
         threads: threads torch may use in each.
         resources: what each worker declares to have, such as ``{GPU: 1}``.
     """
-    with (
-        _settings_for_workers(threads),
-        distributed.LocalCluster(  # type: ignore[no-untyped-call]  # the library ships no types
-            n_workers=workers,
-            threads_per_worker=SHARDS_IN_HAND,
-            processes=True,
-            resources=resources,
-            **_ON_THIS_MACHINE,
-        ) as cluster,
-    ):
+    start = functools.partial(
+        distributed.LocalCluster,
+        n_workers=workers,
+        threads_per_worker=SHARDS_IN_HAND,
+        processes=True,
+        resources=resources,
+        **_ON_THIS_MACHINE,
+    )
+    with _settings_for_workers(threads), _undisturbed(start) as cluster:
         yield cluster
 
 
@@ -191,11 +194,28 @@ def cuda_cluster() -> Iterator[distributed.LocalCluster]:
     """
     cluster_class = _cuda_cluster_class()
     threads = max(1, usable_cpus() // torch.cuda.device_count())
-    with (
-        _settings_for_workers(threads),
-        cluster_class(threads_per_worker=SHARDS_IN_HAND, resources={GPU: 1}, **_ON_THIS_MACHINE) as cluster,
-    ):
+    start = functools.partial(cluster_class, threads_per_worker=SHARDS_IN_HAND, resources={GPU: 1}, **_ON_THIS_MACHINE)
+    with _settings_for_workers(threads), _undisturbed(start) as cluster:
         yield cluster
+
+
+@contextlib.contextmanager
+def _undisturbed(start: Callable[[], distributed.LocalCluster]) -> Iterator[distributed.LocalCluster]:
+    """Run a cluster whose workers are ended by us alone: a terminal sends its ctrl-C to every process that it runs."""
+    nannies = logging.getLogger("distributed.nanny")
+    nannies.setLevel(logging.NOTSET)
+    with contextlib.ExitStack() as running:
+        resource_tracker.ensure_running()  # it would let the signals through again, if a nanny were to start it
+        # what a thread does not receive, the threads and processes that it starts do not either; nannies start workers
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, _OF_A_TERMINAL)
+        try:
+            cluster = running.enter_context(start())
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        try:
+            yield cluster
+        finally:
+            nannies.setLevel(logging.ERROR)  # that a worker is killed in the middle of a shard is what is wanted
 
 
 def _cuda_cluster_class() -> Any:
@@ -224,6 +244,7 @@ def _settings_for_workers(threads: int) -> Iterator[None]:
         dask.config.set(
             {
                 "distributed.nanny.pre-spawn-environ": environment,
+                "distributed.worker.preload": ["flows.cluster.calm_end"],
                 # a killed worker starts again, but importing torch takes longer than the default on a busy machine;
                 # then the cluster would give it up, and without any worker a run would wait for ever
                 "distributed.deploy.lost-worker-timeout": _LOST_WORKER_TIMEOUT,

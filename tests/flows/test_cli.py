@@ -263,6 +263,7 @@ def test_a_run_that_is_stopped_leaves_nothing_running_and_can_go_on(
         out, said = process.communicate(timeout=120)
     assert process.returncode == 128 + ending, out + said
     assert "run the same command again to go on" in said
+    assert not re.search("Traceback|WARNING|ERROR", said), said
     assert psutil.wait_procs(family, timeout=30)[1] == []
     committed = len(list((dataset / "samples").glob("*.parquet")))
     assert 0 < committed < 40
