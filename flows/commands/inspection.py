@@ -96,7 +96,8 @@ def _say_quality(quality: Quality) -> None:
 
 def _write_picture(dataset: Dataset, quality: Quality | None, picture: Path) -> None:
     # torch takes seconds to import, and figures alone do not need it
-    from flows.reports.pictures import DIFFERENCE_GAIN, candidates, caption, choose_rows, contact_sheet, triptychs  # noqa: PLC0415
+    from flows.reports.contact_sheet import COLUMNS, contact_sheet  # noqa: PLC0415
+    from flows.reports.pictures import candidates, caption, choose_rows, triptychs  # noqa: PLC0415
 
     if quality is None or not quality.samples.num_rows:
         raise EmptyCorpusError(f"{dataset.location.url} has no sample to picture yet; run its synthesis first.")
@@ -105,6 +106,6 @@ def _write_picture(dataset: Dataset, quality: Quality | None, picture: Path) -> 
     pictured = triptychs(dataset, choose_rows(candidates(quality.samples), _PICTURED_SAMPLES))
     picture.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(contact_sheet(pictured, _PICTURE_SIDE_PX)).save(picture)
-    say(f"{picture}: source, synthesized RAW rendered, difference x{DIFFERENCE_GAIN} with tone matched; worst first")
+    say(f"{picture}: {', '.join(COLUMNS)}, with tone matched; worst first")
     for line, sample in enumerate(pictured, 1):
         say(f"  {line}. {caption(sample)}")

@@ -19,15 +19,15 @@ from prefect.artifacts import (
     update_progress_artifact,
 )
 
+from flows.reports.contact_sheet import COLUMNS, contact_sheet
 from flows.reports.facts import Reject
-from flows.reports.pictures import DIFFERENCE_GAIN, Triptych, caption, contact_sheet, data_uri
+from flows.reports.pictures import Triptych, caption, data_uri
 from flows.reports.quality import GateCheck, Quality, quality_row
 from flows.shards.shard import ShardReport
 
 _UPDATE_EVERY_S: Final = 1.0
 _LOG_EVERY_S: Final = 30.0
 _SHEET_SIDE_PX: Final = 200
-_SHEET_COLUMNS: Final = "source | synthesized RAW, rendered | difference, exposure and tone matched"
 
 
 def artifact_key(kind: str, dataset_url: str) -> str:
@@ -174,8 +174,8 @@ def leave_contact_sheet(dataset_url: str, pictured: Sequence[Triptych]) -> None:
     """Leave a picture of some samples; it lies in the artifact itself, so the UI needs nothing else to show it."""
     picture = data_uri(contact_sheet(pictured, _SHEET_SIDE_PX), max_side=4096)
     lines = [
-        f"### {_SHEET_COLUMNS} (x{DIFFERENCE_GAIN})",
-        f"![From the worst to the best sample, each row: {_SHEET_COLUMNS}]({picture})",
+        f"![From the worst to the best sample, each row: {', '.join(COLUMNS)}]({picture})",
+        "The difference is taken after exposure and tone are matched.",
         *(f"{place}. {plain(caption(sample))}" for place, sample in enumerate(pictured, 1)),
     ]
     create_markdown_artifact(

@@ -26,11 +26,9 @@ from storage.objects.location import locate
 
 DIFFERENCE_GAIN: Final = 4
 _JPEG_QUALITY: Final = 80
-_GAP_PX: Final = 4
 _CANDIDATES_EACH: Final = 1000
 _NEAR_AT_LEAST: Final = 12
 _NEAR_SHARE: Final = 20  # a twentieth of the samples
-_SHEET_GREY: Final = (118, 118, 118)
 
 Pixels = npt.NDArray[np.uint8]
 Row = dict[str, Any]
@@ -171,28 +169,12 @@ def sample_name(row: Row) -> str:
 def data_uri(picture: Pixels, max_side: int) -> str:
     """Encode a picture as a small JPEG in a ``data:`` URI, so that a page needs no other file."""
     encoded = io.BytesIO()
-    _shrunk(picture, max_side).save(encoded, "JPEG", quality=_JPEG_QUALITY, optimize=True)
+    shrunk(picture, max_side).save(encoded, "JPEG", quality=_JPEG_QUALITY, optimize=True)
     return "data:image/jpeg;base64," + base64.b64encode(encoded.getvalue()).decode("ascii")
 
 
-def contact_sheet(pictured: Sequence[Triptych], side: int) -> Pixels:
-    """Lay triptychs under each other, three pictures of at most ``side`` pixels a row; uint8 ``(H, W, 3)``."""
-    rows = [
-        [_shrunk(picture, side) for picture in (sample.source, sample.rendered, sample.difference)]
-        for sample in pictured
-    ]
-    width = max((row[0].width for row in rows), default=1)
-    height = sum(row[0].height + _GAP_PX for row in rows) - _GAP_PX
-    sheet = Image.new("RGB", (3 * width + 2 * _GAP_PX, max(1, height)), _SHEET_GREY)
-    top = 0
-    for row in rows:
-        for column, image in enumerate(row):
-            sheet.paste(image, (column * (width + _GAP_PX) + (width - image.width) // 2, top))
-        top += row[0].height + _GAP_PX
-    return np.asarray(sheet)
-
-
-def _shrunk(picture: Pixels, side: int) -> Image.Image:
+def shrunk(picture: Pixels, side: int) -> Image.Image:
+    """Make a picture fit into a square of ``side`` pixels; a smaller one stays as it is."""
     image = Image.fromarray(picture)
     image.thumbnail((side, side), Image.Resampling.LANCZOS)
     return image
