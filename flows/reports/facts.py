@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from aura.sensor.profile import SensorProfile
 from flows.reports.charts import Histogram, histogram, noise_share, plane_means
-from flows.reports.pictures import DIFFERENCE_GAIN, Row, Triptych, data_uri, sample_name
+from flows.reports.pictures import DIFFERENCE_GAIN, Row, Triptych, data_uri, quality_words, sample_name
 from flows.reports.quality import MEASURES, Quality, figure, licence_counts
 from flows.reports.retakes import Retakes
 from storage.datasets.dataset import Dataset
@@ -147,11 +147,9 @@ def pictured_sample(sample: Triptych, objects: Sequence[Mapping[str, Any]] | Non
         "difference": f"Difference ×{DIFFERENCE_GAIN}, tone matched",
     }
     images = (sample.source, sample.rendered, sample.difference)
-    matched = row["cycle_psnr_matched_db"]
-    quality = "" if matched is None else f" · {figure(matched, 'dB')} tone matched"
     return PicturedSample(
         name=name,
-        headline=f"{row['camera']} · ISO {row['iso']}{quality}",
+        headline=" · ".join([row["camera"], f"ISO {row['iso']}", *quality_words(row)]),
         pictures=tuple(
             Picture(view, title, data_uri(image, _PICTURE_SIDE_PX), f"{title}: {name}", *image.shape[:2])
             for (view, title), image in zip(titles.items(), images, strict=True)

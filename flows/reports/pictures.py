@@ -69,8 +69,11 @@ def choose_rows(rows: Sequence[Row], count: int, column: str = "cycle_psnr_match
 def candidates(samples: pa.Table, column: str = "cycle_psnr_matched_db") -> list[Row]:
     """Take the rows out of which pictures are chosen: all of a small table, of a large one the ends and the middle.
 
-    As many from each, so that the median stays the median.
+    As many from each, so that the median stays the median. Samples that match exactly (see :func:`caption`) are taken
+    only where there are no others: they have no feature to be judged by, and are not the best.
     """
+    telling = samples.filter(pc.fill_null(pc.invert(pc.is_inf(samples[column])), fill_value=True))
+    samples = telling if telling.num_rows else samples
     if samples.num_rows > 3 * _CANDIDATES_EACH:
         samples = samples.take(_ends_and_middle(samples, column))
     rows: list[Row] = samples.to_pylist()
@@ -155,9 +158,18 @@ def render_row(raw_dn: npt.NDArray[np.uint16], row: Row) -> Tensor:
 def caption(sample: Triptych) -> str:
     """Say in a line which sample a picture shows."""
     row = sample.row
+    return ", ".join([sample_name(row), row["camera"], f"ISO {row['iso']}", *quality_words(row)])
+
+
+def quality_words(row: Row) -> tuple[str, ...]:
+    """Say how well a sample renders back to its source; nothing if that was not measured.
+
+    A featureless one, such as a patch of one colour, is infinitely like its source once its tone is matched.
+    """
     matched = row["cycle_psnr_matched_db"]
-    quality = f", {matched:.1f} dB tone matched" if matched is not None else ""
-    return f"{sample_name(row)}, {row['camera']}, ISO {row['iso']}{quality}"
+    if matched is None:
+        return ()
+    return ("exact when tone matched" if np.isinf(matched) else f"{matched:.1f} dB tone matched",)
 
 
 def sample_name(row: Row) -> str:

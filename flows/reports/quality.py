@@ -50,7 +50,8 @@ MEASURES: Final = (
         "Cycle PSNR, tone matched",
         "dB",
         "higher",
-        "RAW rendered back against the source, after exposure and tone are matched per channel.",
+        "RAW rendered back against the source, after exposure and tone are matched per channel; a sample without any "
+        "feature, such as a patch of one colour, matches exactly, whatever the RAW, and does not count.",
     ),
     Measure(
         "cycle_psnr_db",
@@ -88,10 +89,12 @@ class Distribution:
     Attributes:
         measure: what was measured.
         values: finite values, ascending, float64.
+        exact: samples of infinite value, whose RAW renders back to the very source; they have no part in the figures.
     """
 
     measure: Measure
     values: np.ndarray
+    exact: int = 0
 
     @property
     def mean(self) -> float:
@@ -192,7 +195,7 @@ def distributions_of(samples: pa.Table) -> Iterable[Distribution]:
         values = samples[measure.column].drop_null().to_numpy().astype(np.float64)
         finite = np.sort(values[np.isfinite(values)])
         if finite.size:
-            yield Distribution(measure, finite)
+            yield Distribution(measure, finite, int(np.isinf(values).sum()))
 
 
 def licence_counts(samples: pa.Table) -> dict[str, int]:
@@ -213,12 +216,14 @@ def quality_row(distribution: Distribution) -> dict[str, str]:
         "mean": figure(distribution.mean, unit) + ("" if error is None else f" ± {figure(error, unit)}"),
         **{title: figure(distribution.quantile(share), unit) for title, share in quantiles.items()},
         "worst": _worst(distribution),
-        "samples": str(distribution.values.size),
+        "samples": str(distribution.values.size) + (f", {distribution.exact} exact" if distribution.exact else ""),
     }
 
 
 def figure(value: float, unit: str) -> str:
-    """Print a figure: decibels with two places, ratios with four."""
+    """Print a figure: decibels with two places, ratios with four; an infinite one is ``exact``."""
+    if np.isinf(value):
+        return "exact"
     return f"{value:.2f} {unit}" if unit else f"{value:.4f}"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import tarfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -237,7 +238,16 @@ def _npy(array: npt.NDArray[Any]) -> bytes:
 
 def _json(document: Mapping[str, Any]) -> bytes:
     # labels may be of any type that a table has, such as dates, which JSON knows as text only
-    return json.dumps(document, sort_keys=True, default=str).encode()
+    return json.dumps(_finite(document), sort_keys=True, default=str, allow_nan=False).encode()
+
+
+def _finite(value: Any) -> Any:
+    """Put null for what JSON has no number for: an infinite PSNR, and labels that are not a number."""
+    if isinstance(value, Mapping):
+        return {name: _finite(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aura.errors import GateError
-from flows.reports.pictures import candidates, choose_ends, choose_rows
-from flows.reports.quality import MEASURES, Distribution, Quality, distributions_of, quality_row, require_gates
+from flows.reports.pictures import candidates, choose_ends, choose_rows, quality_words
+from flows.reports.quality import MEASURES, Distribution, Quality, distributions_of, figure, quality_row, require_gates
 from flows.shards.sample import needs_lpips
 from storage.recipe import Gates
 
@@ -29,6 +29,19 @@ def test_a_distribution_leaves_out_what_was_not_measured_or_is_infinite() -> Non
     assert distribution.values.tolist() == [20.0, 30.0]
     assert quality.mean("cycle_psnr_db") == 25.0
     assert quality.mean("cycle_lpips") is None
+
+
+def test_featureless_samples_are_exact_and_not_the_best() -> None:
+    table = pa.table({"index": [0, 1, 2], "cycle_psnr_matched_db": pa.array([30.0, np.inf, 20.0], pa.float32())})
+    assert [row["index"] for row in candidates(table)] == [0, 2]
+    assert candidates(table.slice(1, 1)) == table.slice(1, 1).to_pylist()  # better than no picture
+    quality = quality_of(cycle_psnr_matched_db=[30.0, np.inf, 20.0, None])
+    row = quality_row(quality.distributions[0])
+    assert row["samples"] == "2, 1 exact"
+    assert figure(np.inf, "dB") == "exact"
+    assert quality_words({"cycle_psnr_matched_db": np.inf}) == ("exact when tone matched",)
+    assert quality_words({"cycle_psnr_matched_db": 31.26}) == ("31.3 dB tone matched",)
+    assert quality_words({"cycle_psnr_matched_db": None}) == ()
 
 
 def test_gates_that_hold_say_nothing() -> None:

@@ -87,6 +87,15 @@ def test_labels_of_the_version_go_along(dataset: Dataset, place: Location) -> No
     assert json.loads(row)["labels"] == wood
 
 
+def test_json_holds_no_number_that_json_has_not(dataset: Dataset, place: Location) -> None:
+    table = pa.table({"sample_id": ["sample-3"], "sharpness": [float("inf")], "angles": [[1.5, float("nan")]]})
+    publish(dataset, labels=write_labels(dataset, match_labels(dataset, table)))
+    export_webdataset(dataset.location, place.join("tars"), None, lambda *_: None)
+    text = members(place.join("tars", "00000001.tar"))["00000003.json"].decode()
+    row = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    assert row["labels"] == {"sharpness": None, "angles": [1.5, None]}
+
+
 def test_a_place_with_files_is_refused_and_nothing_is_touched(dataset: Dataset, place: Location) -> None:
     place.join("full", "note.txt").write(b"mine")
     for export in (export_webdataset, export_coco):
