@@ -26,7 +26,7 @@ from aura.nets.context import Summary, summarise
 from aura.sensor.catalog import load_profile
 from aura.training.development import DevelopedPair, developed_pair
 from aura.training.pairs import PairBatch
-from aura.training.raw_files import list_raw_files
+from aura.training.raw_files import RawFile, list_raw_files
 
 log = logging.getLogger(__name__)
 
@@ -112,11 +112,12 @@ def load_camera_photographs(
     if not source.folder.is_dir():
         raise MissingFileError(f"No folder at {source.folder}; expected RAW files, or NAME.png beside NAME.npy.")
     if not is_published_format(source.folder):
+        files = _raw_files(source.folder)
         if source.white_level is not None:
             raise InvalidInputError(
                 f"{source.folder} holds RAW files, which say their white level themselves; leave white_level out."
             )
-        return _of_raw_files(source.folder, on_left_out)
+        return _of_raw_files(files, on_left_out)
     if source.white_level is None:
         raise InvalidInputError(
             f"{source.folder} holds .npy files, which do not say their white level; give the DN at saturation "
@@ -166,9 +167,23 @@ def draw_camera_pairs(photographs: Sequence[CameraPhotograph], batch: int, size:
     )
 
 
-def _of_raw_files(folder: Path, on_left_out: Callable[[str, str], None]) -> tuple[CameraPhotograph, ...]:
+def _raw_files(folder: Path) -> tuple[RawFile, ...]:
+    try:
+        return list_raw_files(folder)
+    except MissingFileError:
+        halves = sorted(path for path in folder.iterdir() if path.suffix in {".png", ".npy"})
+        if not halves:
+            raise
+    other, what = (".npy", "its packed R, Gr, Gb, B") if halves[0].suffix == ".png" else (".png", "its photograph")
+    raise MissingFileError(
+        f"{folder} holds {halves[0].name}, but not {halves[0].with_suffix(other).name}, {what}. Put NAME.npy beside "
+        "each NAME.png, or give a folder of RAW files."
+    )
+
+
+def _of_raw_files(files: Sequence[RawFile], on_left_out: Callable[[str, str], None]) -> tuple[CameraPhotograph, ...]:
     found = []
-    for file in list_raw_files(folder):
+    for file in files:
         try:
             pair = developed_pair(file.path, file.description, "in_camera")
         except AuraError as error:

@@ -85,7 +85,11 @@ def evaluate(
     data: Data = DEFAULT_DATA,
     developer: Annotated[
         list[str] | None,
-        typer.Option(help="Who develops the RAW files: libraw_fixed, libraw_auto, in_camera, darktable, rawtherapee."),
+        typer.Option(
+            show_default="all that are installed",
+            help="Who develops the RAW files: libraw_fixed, libraw_auto, in_camera, darktable, rawtherapee; repeat it "
+            "for several.",
+        ),
     ] = None,
     crop: Annotated[int | None, typer.Option(help="Side of a centre crop in pixels; whole images if left out.")] = None,
     cache: Annotated[Path, typer.Option(help="Folder for developed photographs.")] = Path("build/developed"),

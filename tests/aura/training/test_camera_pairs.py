@@ -115,9 +115,24 @@ def test_arrays_of_objects_are_not_unpickled(tmp_path: Path) -> None:
         load_camera_photographs(described(tmp_path))
 
 
+@pytest.mark.parametrize(("kept", "missing"), [(".png", "one0.npy, its packed"), (".npy", "one0.png, its photograph")])
+@pytest.mark.parametrize("white_level", [None, WHITE])
+def test_pairs_without_their_other_half_say_which_file_is_missing(
+    folder: Path, kept: str, missing: str, white_level: float | None
+) -> None:
+    for path in folder.iterdir():
+        if path.suffix != kept:
+            path.unlink()
+    with pytest.raises(MissingFileError, match=f"holds one0{kept}, but not {missing}"):
+        load_camera_photographs(described(folder, white_level=white_level))
+
+
 def test_a_folder_that_is_not_there_or_holds_nothing_is_named(tmp_path: Path) -> None:
     with pytest.raises(MissingFileError, match=r"NAME\.npy"):
         load_camera_photographs(described(tmp_path / "none"))
+    with pytest.raises(MissingFileError, match="No RAW file below"):
+        load_camera_photographs(described(tmp_path))
+    (tmp_path / "one.dng").touch()
     with pytest.raises(InvalidInputError, match="leave white_level out"):
         load_camera_photographs(described(tmp_path))
 
