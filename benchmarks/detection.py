@@ -7,26 +7,22 @@ exposure drawn while reading, bright to very dark, and on bright RAW of the lowe
 and in low light, beside the network before training and a constant answer. Run it again, and it goes on where it was.
 """
 
-from __future__ import annotations
-
-import argparse
-import os
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import torch
+import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from aura.errors import AuraError
 from benchmarks.record import write_result
-from examples.detect.__main__ import categories
+from examples.detect.__main__ import DEFAULTS, Seed, Steps, categories, train_watched
 from examples.detect.detector import Detector
 from examples.detect.scoring import LIGHTS, Scores, held_out, score_guesses, score_network
-from examples.detect.training import Settings, train
+from examples.detect.training import Settings
 from flows.commands.console import quiet
 from storage.reading.map_style import RawDataset
 from storage.reading.splits import Split
@@ -38,21 +34,28 @@ BRIGHT: Final[dict[str, Any]] = {"iso": (100, 100), "exposure_ev": (0.0, 0.0)}
 SOFTWARE: Final = ("torch", "pycocotools", "numpy", "zarr")
 COMMONEST: Final = "person"
 
+command = typer.Typer(add_completion=False, pretty_exceptions_show_locals=False, rich_markup_mode=None)
 console = Console()
 
 
-def main() -> None:
+@command.command(help=(__doc__ or "").replace("\n\n    ", "\n\n\b\n    "))  # commands keep their lines
+def main(
+    data: Annotated[Path, typer.Option(envvar="AURA_DATA", help="Folder with srgb/coco.")] = ROOT.parent
+    / "shared"
+    / "data",
+    work: Annotated[Path, typer.Option(help="Folder for dataset and checkpoints.")] = ROOT / "build" / "detection",
+    steps: Steps = DEFAULTS.steps,
+    seed: Seed = DEFAULTS.seed,
+) -> None:
     """Make the dataset, train, score, print, write."""
-    options = _options()
-    dataset = _dataset(options)
-    settings = Settings(str(dataset), steps=options.steps, seed=options.seed)
+    settings = Settings(str(_dataset(data, work)), steps=steps, seed=seed)
     names = categories(settings.dataset)
     labels = {number: label for label, number in enumerate(names)}
     person = next(number for number, name in names.items() if name == COMMONEST)
     began = time.process_time()
     networks: dict[str, Detector] = {
-        "all_light": _trained("all_light", settings, labels, options.work),
-        "bright_only": _trained("bright_only", replace(settings, **BRIGHT), labels, options.work),
+        name: train_watched(name, each, labels, work / f"{name}.safetensors")
+        for name, each in (("all_light", settings), ("bright_only", replace(settings, **BRIGHT)))
     }
     torch.manual_seed(settings.seed)
     networks["untrained"] = Detector(len(labels)).eval()
@@ -77,12 +80,12 @@ def main() -> None:
     console.print(f"{time.process_time() - began:.0f} s of processor; written to {target.relative_to(ROOT)}")
 
 
-def _dataset(options: argparse.Namespace) -> Path:
+def _dataset(data: Path, work: Path) -> Path:
     quiet(verbose=False)
     from flows.commands.run import RunSettings, run_factory  # noqa: PLC0415 - Prefect reads its settings when it is imported
 
-    folder: Path = options.data / "srgb" / "coco"
-    target: Path = options.work / "dataset"
+    folder = data / "srgb" / "coco"
+    target = work / "dataset"
     recipe = load_recipe(
         None,
         {
@@ -98,25 +101,6 @@ def _dataset(options: argparse.Namespace) -> Path:
     )
     run_factory(recipe, str(target), RunSettings("local:1"))
     return target
-
-
-def _trained(name: str, settings: Settings, labels: dict[int, int], work: Path) -> Detector:
-    bars = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*bars, console=console) as progress:
-        bar = progress.add_task(name, total=settings.steps)
-
-        def tell(done: int, loss: float) -> None:
-            progress.update(bar, completed=done, description=f"{name}, loss {loss:.3f}")
-            if done % 50 == 0 and not console.is_terminal:
-                console.print(f"{name}: step {done} of {settings.steps}, loss {loss:.3f}")
-
-        return train(settings, labels, work / f"{name}.safetensors", tell)
 
 
 def _figures(key: str, scores: Scores, person: int) -> dict[str, dict[str, Any]]:
@@ -149,18 +133,8 @@ def _protocol(settings: Settings) -> str:
     )
 
 
-def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    default_data = Path(os.environ.get("AURA_DATA", ROOT.parent / "shared" / "data"))
-    parser.add_argument("--data", type=Path, default=default_data, help="folder with srgb/coco")
-    parser.add_argument("--work", type=Path, default=ROOT / "build" / "detection", help="dataset and checkpoints")
-    parser.add_argument("--steps", type=int, default=600, help="of each of the two trainings")
-    parser.add_argument("--seed", type=int, default=0, help="of the split, the weights and all that is drawn")
-    return parser.parse_args()
-
-
 if __name__ == "__main__":
     try:
-        main()
+        command()
     except AuraError as error:
         raise SystemExit(f"detection: {error}") from error

@@ -48,7 +48,10 @@ def main(
     seed: Annotated[int, typer.Option(min=0, help="Order, crops, noise and first weights follow from it.")] = 0,
     workers: Annotated[int, typer.Option(min=0, help="Processes that read.")] = 2,
 ) -> None:
-    """Train a denoiser; run the same command again and it goes on exactly where it was stopped."""
+    """Train a denoiser; run the same command again and it goes on exactly where it was stopped.
+
+    Example: python -m examples.denoise s3://raw/street --real ~/my-raw-files --real-share 0.5
+    """
     sources = [Source(dataset)]
     if real is not None:
         sources = [Source(dataset, 1 - real_share), Source(_as_dataset(real, out / "real", canvas), real_share)]

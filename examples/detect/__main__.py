@@ -7,48 +7,49 @@ DATASET is a folder or an s3:// URL. ISO, exposure and noise are drawn anew for 
 at any moment: the same command goes on at the last checkpoint.
 """
 
-from __future__ import annotations
-
-import argparse
-import sys
 from pathlib import Path
+from typing import Annotated, Final
 
+import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from aura.errors import AuraError
+from examples.detect.detector import Detector
 from examples.detect.scoring import LIGHTS, Scores, held_out, score_network
 from examples.detect.training import Settings, train
+from flows.commands.console import refuse
+from flows.commands.stopping import resumable
 from storage.reading import RawDataset
 from storage.reading.crop_annotations import SampleAnnotations
 
+command = typer.Typer(add_completion=False, pretty_exceptions_show_locals=False, rich_markup_mode=None)
 console = Console()
 
+DEFAULTS: Final = Settings(dataset="")
+Steps = Annotated[int, typer.Option(min=1, help="Batches of 8 crops, about a second each on one core.")]
+Seed = Annotated[int, typer.Option(min=0, help="Of the split, the first weights and all that is drawn.")]
 
-def main() -> None:
+
+@command.command(help=(__doc__ or "").replace("\n\n    ", "\n\n\b\n    "))  # commands keep their lines
+def main(
+    dataset: Annotated[str, typer.Argument(help="Annotated dataset of clean RAW: a folder or s3:// URL.")],
+    out: Annotated[Path, typer.Option(help="Folder for checkpoint and weights.")] = Path("runs/detect"),
+    steps: Steps = DEFAULTS.steps,
+    held_out_share: Annotated[
+        float, typer.Option("--held-out", min=0.01, max=0.99, help="Share of the photographs that are held out.")
+    ] = DEFAULTS.held_out,
+    seed: Seed = DEFAULTS.seed,
+) -> None:
     """Train, score, and say where the weights are."""
-    options = _options()
-    settings = Settings(options.dataset, steps=options.steps, held_out=options.held_out, seed=options.seed)
-    checkpoint = options.out / "detector.safetensors"
+    settings = Settings(dataset, steps=steps, held_out=held_out_share, seed=seed)
+    checkpoint = out / "detector.safetensors"
     tests = [(light, held_out(settings, light)) for light in LIGHTS]  # first, so that nothing is trained in vain
     names = categories(settings.dataset)
     labels = {number: label for label, number in enumerate(names)}
-    bars = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*bars, console=console) as progress:
-        bar = progress.add_task("training", total=settings.steps)
-        model = train(
-            settings,
-            labels,
-            checkpoint,
-            lambda done, loss: progress.update(bar, completed=done, description=f"training, loss {loss:.3f}"),
-        )
+    with resumable():
+        model = train_watched("training", settings, labels, checkpoint)
     table = Table("held-out photographs in", "AP", "AP50", "best categories, AP50", "loss")
     for light, photographs in tests:
         scores = score_network(model, photographs, labels)
@@ -59,6 +60,26 @@ def main() -> None:
     console.print(
         f"The weights are in {checkpoint}. To train longer: --steps {2 * settings.steps} --out another/folder"
     )
+
+
+def train_watched(title: str, settings: Settings, labels: dict[int, int], checkpoint: Path) -> Detector:
+    """Train behind a progress bar, or lines where nobody watches."""
+    bars = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*bars, console=console) as progress:
+        bar = progress.add_task(title, total=settings.steps)
+
+        def tell(done: int, loss: float) -> None:
+            progress.update(bar, completed=done, description=f"{title}, loss {loss:.3f}")
+            if done % 50 == 0 and not console.is_terminal:
+                console.print(f"{title}: step {done} of {settings.steps}, loss {loss:.3f}")
+
+        return train(settings, labels, checkpoint, tell)
 
 
 def categories(dataset: str) -> dict[int, str]:
@@ -72,21 +93,9 @@ def _best(scores: Scores, names: dict[int, str]) -> str:
     return ", ".join(f"{names[number]} {value:.2f}" for number, value in ranked)
 
 
-def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m examples.detect", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("dataset", help="folder or s3:// URL of an annotated dataset of clean RAW")
-    parser.add_argument("--out", type=Path, default=Path("runs/detect"), help="where checkpoint and weights go")
-    parser.add_argument("--steps", type=int, default=600, help="batches of 8 crops, about a second each on one core")
-    parser.add_argument("--held-out", type=float, default=0.22, help="share of the photographs that are held out")
-    parser.add_argument("--seed", type=int, default=0, help="of the split, the weights and all that is drawn")
-    return parser.parse_args()
-
-
 if __name__ == "__main__":
     try:
-        main()
+        command()
     except AuraError as error:
-        print(f"detect: {error}", file=sys.stderr)
-        sys.exit(2)
+        refuse(str(error))
+        raise SystemExit(2) from error

@@ -7,10 +7,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from aura.errors import InvalidInputError
 from aura.sensor.catalog import load_profile
-from examples.detect.__main__ import categories
+from examples.detect.__main__ import categories, command
 from examples.detect.detector import LEVELS, Detector, visible
 from examples.detect.fcos import detections, loss, teach
 from examples.detect.scoring import Light, Scores, held_out, score, score_guesses, score_network
@@ -214,3 +215,9 @@ def test_dark_and_bright_raw_look_alike() -> None:
     assert torch.allclose(bright, dark, atol=1e-4)
     padded = torch.cat([raw, torch.zeros_like(raw)], dim=-1)
     assert torch.allclose(visible(padded, gains, matrix)[..., :16], bright, atol=1e-4)
+
+
+def test_help_says_what_is_taken_if_nothing_is_given() -> None:
+    said = " ".join(CliRunner().invoke(command, ["--help"]).stdout.split())
+    for default in ("runs/detect", Settings("").steps, Settings("").held_out, Settings("").seed):
+        assert f"default: {default}" in said
