@@ -21,6 +21,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 from flows.commands.demo import demo_recipe, lay_out_photographs
 from flows.commands.run import FinishedRun, RunSettings, run_factory
+from flows.reports.artifacts import artifact_key
 from flows.servers.server import prefect_server
 from storage.objects.location import locate
 from tests.conftest import run_s3_server
@@ -71,13 +72,18 @@ def take_ui(browser: Browser, ui_url: str, run: FinishedRun) -> None:
     run_id = run.result.flow_run_id
     wanted = {"flow_runs": {"id": {"any_": [run_id]}}}
     artifacts = httpx.post(f"{ui_url}/api/artifacts/filter", json=wanted).raise_for_status().json()
-    places = {artifact["key"].removesuffix("-street"): artifact["id"] for artifact in artifacts}
+    places = {artifact["key"]: artifact["id"] for artifact in artifacts}
     with opened(browser, f"{ui_url}/runs/flow-run/{run_id}", (1280, 860), "light") as page:
         page.get_by_text("Version 1 published").or_(page.get_by_text("shards are to be made")).first.wait_for()
         settled(page)
         take(page, "prefect-run")
     for kind in ("contact-sheet", "rejects"):
-        with opened(browser, f"{ui_url}/artifacts/artifact/{places[kind]}", (1280, 860), "light") as page:
+        with opened(
+            browser,
+            f"{ui_url}/artifacts/artifact/{places[artifact_key(kind, run.result.dataset_url)]}",
+            (1280, 860),
+            "light",
+        ) as page:
             page.get_by_text("Show raw data").wait_for()
             settled(page)
             take(page, f"prefect-{kind}")

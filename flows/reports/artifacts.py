@@ -1,5 +1,6 @@
 """What a run leaves in the Prefect UI: progress that moves, quality figures, a contact sheet, a summary."""
 
+import hashlib
 import os
 import re
 import shlex
@@ -30,10 +31,15 @@ _LOG_EVERY_S: Final = 30.0
 _SHEET_SIDE_PX: Final = 200
 
 
-def artifact_key(kind: str, dataset_url: str) -> str:
-    """Return the key of an artifact: small letters, digits and dashes, the same in every run of a dataset."""
-    name = re.sub(r"[^a-z0-9]+", "-", dataset_url.rstrip("/").rsplit("/", 1)[-1].lower()).strip("-")
-    return f"{kind}-{name or 'dataset'}"
+def artifact_key(kind: str, url: str) -> str:
+    """Return the key of an artifact, the same in every run of a dataset and of no other: ``quality-street-4f21b7``.
+
+    Small letters, digits and dashes are all that Prefect takes: the last part of the place names it for people, the
+    first digits of the SHA-256 of the whole tell it from others of that name.
+    """
+    whole = url.rstrip("/")
+    name = re.sub(r"[^a-z0-9]+", "-", whole.rsplit("/", 1)[-1].lower()).strip("-")
+    return f"{kind}-{name or 'dataset'}-{hashlib.sha256(os.fsencode(whole)).hexdigest()[:6]}"
 
 
 @dataclass

@@ -8,6 +8,7 @@ import pytest
 
 from aura.errors import GateError, IntegrityError
 from flows.examination import evaluate_dataset, verify_dataset
+from flows.reports.artifacts import artifact_key
 from flows.servers.server import Server
 from storage.recipe import Gates
 from tests.flows.conftest import make_dataset, small_recipe, write_photograph
@@ -30,23 +31,21 @@ def artifact(server: Server, key: str) -> dict[str, Any]:
 
 
 def test_quality_is_shown_and_held_against_gates(dataset: Path, server: Server) -> None:
-    name = dataset.name.replace("_", "-")
     assert evaluate_dataset(dataset=str(dataset))["cycle_psnr_matched_db"] > 20
-    assert "Cycle PSNR" in artifact(server, f"quality-{name}")["data"]
-    assert "data:image/jpeg" in artifact(server, f"contact-sheet-{name}")["data"]
+    assert "Cycle PSNR" in artifact(server, artifact_key("quality", str(dataset)))["data"]
+    assert "data:image/jpeg" in artifact(server, artifact_key("contact-sheet", str(dataset)))["data"]
     with pytest.raises(GateError, match="min_cycle_psnr asks for 99 dB"):
         evaluate_dataset(dataset=str(dataset), gates=Gates(min_cycle_psnr=99))
 
 
 def test_every_byte_is_checked_and_mended_on_demand(dataset: Path, server: Server) -> None:
-    name = dataset.name.replace("_", "-")
     assert verify_dataset(dataset=str(dataset)) > 5
-    assert artifact(server, f"progress-verify-{name}")["data"] == 100
+    assert artifact(server, artifact_key("progress-verify", str(dataset)))["data"] == 100
     raw = dataset / "raw/c/1/0/0/0"
     before = raw.read_bytes()
     raw.write_bytes(before[:-1] + b"?")
     with pytest.raises(IntegrityError, match=r"raw/c/1/0/0/0 has other bytes .*; run again with repair"):
         verify_dataset(dataset=str(dataset))
-    assert "raw/c/1/0/0/0" in artifact(server, f"verify-{name}")["data"]
+    assert "raw/c/1/0/0/0" in artifact(server, artifact_key("verify", str(dataset)))["data"]
     assert verify_dataset(dataset=str(dataset), repair=True) > 5
     assert raw.read_bytes() == before

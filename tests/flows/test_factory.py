@@ -22,6 +22,7 @@ from flows.checks import check
 from flows.cluster.runner import build_runner, local_cluster, parse_cluster
 from flows.factory import factory, finished
 from flows.progress import listening
+from flows.reports.artifacts import artifact_key
 from flows.servers.server import Server
 from flows.shards.shard import synthesize_shard
 from storage.datasets.dataset import open_dataset
@@ -88,25 +89,27 @@ def test_progress_is_told_from_nothing_to_all(reference: tuple[Path, Any, Any]) 
 def test_the_run_tells_its_story_in_the_ui(reference: tuple[Path, Any, Any], server: Server) -> None:
     dataset, result, _ = reference
     run_filter = {"flow_runs": {"id": {"any_": [result.flow_run_id]}}}
-    found = {artifact["key"]: artifact for artifact in asked(server, "artifacts", **run_filter)}
+    by_key = {artifact["key"]: artifact for artifact in asked(server, "artifacts", **run_filter)}
     kinds = ("progress", "quality", "gates", "rejects", "contact-sheet", "report", "summary")
-    assert set(found) == {f"{kind}-dataset" for kind in kinds}
-    assert found["progress-dataset"]["data"] == 100
+    keys = {kind: artifact_key(kind, str(dataset)) for kind in kinds}
+    assert set(by_key) == set(keys.values())
+    found = {kind: by_key[key] for kind, key in keys.items()}
+    assert found["progress"]["data"] == 100
     assert re.fullmatch(
         rf"(\d+) of \1 shards committed; this run: {result.samples} samples, 0 rejected, "
         r"\d+\.\d\d megapixels of RAW a second",
-        found["progress-dataset"]["description"],
+        found["progress"]["description"],
     )
-    assert "Cycle PSNR, tone matched" in found["quality-dataset"]["data"]
-    assert "](data:image/jpeg;base64," in found["contact-sheet-dataset"]["data"]
-    assert "| damaged | 1 |" in found["rejects-dataset"]["data"]
-    assert re.search(r"broken\.jpg\*\*: It cannot be decoded", found["rejects-dataset"]["data"])
-    assert found["rejects-dataset"]["description"].startswith("1 of 6 files of the corpus gave no sample")
-    gates = json.loads(found["gates-dataset"]["data"])
+    assert "Cycle PSNR, tone matched" in found["quality"]["data"]
+    assert "](data:image/jpeg;base64," in found["contact-sheet"]["data"]
+    assert "| damaged | 1 |" in found["rejects"]["data"]
+    assert re.search(r"broken\.jpg\*\*: It cannot be decoded", found["rejects"]["data"])
+    assert found["rejects"]["description"].startswith("1 of 6 files of the corpus gave no sample")
+    gates = json.loads(found["gates"]["data"])
     assert {"gate": "max_reject_fraction", "holds": "yes"}.items() <= gates[0].items()
-    assert f"](<{Path(result.report_url).as_uri()}>)" in found["report-dataset"]["data"]
-    assert f"aura report {dataset} --version 1" in found["report-dataset"]["data"]
-    summary = found["summary-dataset"]["data"]
+    assert f"](<{Path(result.report_url).as_uri()}>)" in found["report"]["data"]
+    assert f"aura report {dataset} --version 1" in found["report"]["data"]
+    summary = found["summary"]["data"]
     for said in (result.dataset_url, Path(result.report_url).as_uri(), "| damaged | 1 |", "megapixels of RAW a second"):
         assert said in summary
     (run,) = asked(server, "flow_runs", **run_filter)
@@ -294,7 +297,7 @@ def test_gates_that_fail_say_which_and_by_how_much_and_nothing_is_published(
     assert re.search(r"min_cycle_psnr_matched asks for 99 dB: mean \d+\.\d+ dB, \d+\.\d+ dB short", str(failure.value))
     assert "max_reject_fraction allows 10.0%: 1 of 6 sources were rejected, 16.7%, 6.7% over" in str(failure.value)
     assert list_versions(dataset) == []
-    gates = asked(server, "artifacts", artifacts={"key": {"any_": ["gates-gated"]}})
+    gates = asked(server, "artifacts", artifacts={"key": {"any_": [artifact_key("gates", str(dataset))]}})
     rows = json.loads(gates[-1]["data"])
     assert [(row["gate"], row["holds"]) for row in rows] == [
         ("min_cycle_psnr_matched", "NO"),

@@ -24,6 +24,7 @@ from flows.cluster.runner import GPU, local_cluster
 from flows.cluster.workforce import Workforce
 from flows.factory import FactoryResult, factory
 from flows.ingest import ingest
+from flows.reports.artifacts import artifact_key
 from flows.servers.server import Server
 from flows.shards.shard import reconstructor
 from storage.datasets.dataset import open_dataset
@@ -104,7 +105,7 @@ def test_a_shard_that_fails_everywhere_is_set_aside_with_its_log(
     with pytest.raises(GateError, match=r"max_set_aside_fraction allows 0.0%: 1 of 4 .*shard 1: IntegrityError"):
         run(recipe, dataset)
     assert open_dataset(dataset).missing_shards() == [1]
-    (artifact,) = _artifacts(server, "set-aside-dataset")
+    (artifact,) = _artifacts(server, artifact_key("set-aside", str(dataset)))
     assert "IntegrityError" in artifact["data"]
     assert "in synthesize_shard" in artifact["data"]
     lenient = recipe.model_copy(update={"gates": recipe.gates.model_copy(update={"max_set_aside_fraction": 0.25})})

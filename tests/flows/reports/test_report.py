@@ -124,15 +124,17 @@ def test_the_command_line_fetches_the_page_and_renews_the_boxes(
 
 
 @pytest.mark.parametrize(
-    ("url", "key"),
-    [
-        ("s3://bucket/Street Photos_2", "quality-street-photos-2"),
-        ("/data/Ünïcode/", "quality-n-code"),
-        ("/data/***", "quality-dataset"),
-    ],
+    ("url", "name"),
+    [("s3://bucket/Street Photos_2", "street-photos-2"), ("/data/Ünïcode/", "n-code"), ("/data/***", "dataset")],
 )
-def test_artifact_keys_have_only_what_prefect_takes(url: str, key: str) -> None:
-    assert artifact_key("quality", url) == key
+def test_artifact_keys_have_only_what_prefect_takes(url: str, name: str) -> None:
+    assert re.fullmatch(f"quality-{name}-[0-9a-f]{{6}}", artifact_key("quality", url))
+
+
+def test_artifacts_of_datasets_with_one_name_have_keys_of_their_own() -> None:
+    keys = [artifact_key("quality", url) for url in ("s3://a/demo", "s3://a/demo/", "s3://b/demo", "/home/me/demo")]
+    assert keys[0] == keys[1]
+    assert len(set(keys)) == 3
 
 
 def test_a_link_to_an_object_is_one_that_a_browser_takes(monkeypatch: pytest.MonkeyPatch) -> None:
