@@ -1,11 +1,8 @@
 """Looking at a dataset that is there: its quality against gates, and whether every byte is as it was written."""
 
-from typing import Annotated
-
 import prefect.runtime
 from prefect import flow, get_run_logger
 from prefect.artifacts import create_table_artifact
-from pydantic import AfterValidator
 
 from aura.errors import EmptyCorpusError, IntegrityError
 from flows.cluster.credentials import use_configured_block
@@ -13,6 +10,7 @@ from flows.factory import evaluate
 from flows.repair import repair as make_again
 from flows.reports.artifacts import artifact_key
 from flows.reports.step_progress import shown_in_the_ui
+from flows.run_parameters import Place
 from storage.datasets.dataset import open_dataset
 from storage.datasets.growth import current_index
 from storage.datasets.lease import hold
@@ -24,15 +22,8 @@ from storage.recipe import Gates
 _NAMED_PROBLEMS = 5
 
 
-def _url(text: str) -> str:
-    return locate(text).url
-
-
 def _run_name() -> str:
     return f"{prefect.runtime.flow_run.flow_name} {locate(prefect.runtime.flow_run.parameters['dataset']).name}"
-
-
-DatasetUrl = Annotated[str, AfterValidator(_url)]
 
 
 @flow(
@@ -41,7 +32,7 @@ DatasetUrl = Annotated[str, AfterValidator(_url)]
     persist_result=False,
     description="Measure what is made of a dataset, show it, and hold it against gates. Writes nothing.",
 )
-def evaluate_dataset(dataset: DatasetUrl, gates: Gates | None = None) -> dict[str, float]:
+def evaluate_dataset(dataset: Place, gates: Gates | None = None) -> dict[str, float]:
     """Show the quality of a dataset, finished or not, and fail if a gate does.
 
     Args:
@@ -72,7 +63,7 @@ def evaluate_dataset(dataset: DatasetUrl, gates: Gates | None = None) -> dict[st
     persist_result=False,
     description="Read every byte of a dataset and compare it with what was written; on demand, mend what is damaged.",
 )
-def verify_dataset(dataset: DatasetUrl, repair: bool = False, weights: str | None = None) -> int:
+def verify_dataset(dataset: Place, repair: bool = False, weights: str | None = None) -> int:
     """Check every byte of a dataset: digests, counts, and objects that belong to nothing.
 
     Args:

@@ -1,12 +1,25 @@
 """What flows that make a dataset take alike: the dataset's place, and a name of the run that says both its ends."""
 
+import logging
 from typing import Annotated, Any
 
 import prefect.runtime
 from pydantic import AfterValidator
 
 from storage.objects.location import locate
+from storage.objects.refusals import without_credentials
 from storage.recipe import Recipe
+
+
+class _WithoutCredentials(logging.Filter):
+    """Blot credentials out of what Prefect logs: it repeats all parameters of a run when one of them is refused."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.msg, record.args = without_credentials(record.getMessage()), ()
+        return True
+
+
+logging.getLogger("prefect.flows").addFilter(_WithoutCredentials())
 
 
 def _url(text: str) -> str:
