@@ -12,11 +12,13 @@ import pyarrow.compute as pc
 
 from aura.sensor.profile import SensorProfile
 from flows.reports.charts import Histogram, histogram, noise_share, plane_means
+from flows.reports.masks import mask_overlay
 from flows.reports.pictures import DIFFERENCE_GAIN, Row, Triptych, data_uri, quality_words, sample_name
 from flows.reports.quality import MEASURES, Quality, figure, licence_counts
 from flows.reports.retakes import Retakes
 from storage.datasets.dataset import Dataset
 from storage.datasets.versions import list_tags, read_version
+from storage.labelling.boxes import decode_mask
 from storage.objects.location import locate
 
 _EXAMPLES_PER_REASON: Final = 5
@@ -67,6 +69,7 @@ class PicturedSample:
         pictures: source, RAW and difference.
         facts: all that is known about it, by title.
         boxes: annotated objects to draw on it.
+        masks: their masks as a picture to lay over it; None if none has one.
     """
 
     name: str
@@ -74,6 +77,7 @@ class PicturedSample:
     pictures: tuple[Picture, ...]
     facts: dict[str, str]
     boxes: tuple[DrawnBox, ...] = ()
+    masks: str | None = None
 
 
 @dataclass(frozen=True)
@@ -147,6 +151,7 @@ def pictured_sample(sample: Triptych, objects: Sequence[Mapping[str, Any]] | Non
         "difference": f"Difference ×{DIFFERENCE_GAIN}, tone matched",
     }
     images = (sample.source, sample.rendered, sample.difference)
+    masks = [decode_mask(each["mask"]) for each in objects or () if each["mask"] is not None]
     return PicturedSample(
         name=name,
         headline=" · ".join([row["camera"], f"ISO {row['iso']}", *quality_words(row)]),
@@ -156,6 +161,7 @@ def pictured_sample(sample: Triptych, objects: Sequence[Mapping[str, Any]] | Non
         ),
         facts=sample_facts(row) | ({} if objects is None else {"Annotated": _counted(objects)}),
         boxes=tuple(_drawn(each, row) for each in objects or ()),
+        masks=mask_overlay(masks, _PICTURE_SIDE_PX) if masks else None,
     )
 
 

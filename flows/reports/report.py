@@ -109,6 +109,11 @@ def build_report(
     labels = read_labels(dataset, read_version(dataset.location, version))
     shown = [sample.row["sample_id"] for group in pictured.values() for sample in group]
     annotations = annotations_of(labels, shown)
+    groups = {
+        name: [pictured_sample(sample, annotations.get(sample.row["sample_id"])) for sample in group]
+        for name, group in pictured.items()
+        if group
+    }
     return _template().render(
         name=dataset.location.name,
         url=dataset.location.url,
@@ -116,11 +121,8 @@ def build_report(
         made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         figures=key_figures(dataset, quality),
         gates=check_gates(quality, gates),
-        groups={
-            name: [pictured_sample(sample, annotations.get(sample.row["sample_id"])) for sample in group]
-            for name, group in pictured.items()
-            if group
-        },
+        groups=groups,
+        masked=any(sample.masks for group in groups.values() for sample in group),
         annotated=annotated_samples(labels),
         categories=count_categories(labels),
         retakes=[retaken(sample) for sample in again],

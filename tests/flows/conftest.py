@@ -125,7 +125,14 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     document = {
         "images": [{"id": number, "file_name": name, "height": 64, "width": 96} for number, name in enumerate(names)],
         "annotations": [
-            {"id": number, "image_id": number, "category_id": 1, "bbox": [8 + number, 8, 24, 32]} for number in range(4)
+            {
+                "id": number,
+                "image_id": number,
+                "category_id": 1,
+                "bbox": [8 + number, 8, 24, 32],
+                "segmentation": [[8 + number, 8, 32 + number, 8, 8 + number, 40]],
+            }
+            for number in range(4)
         ],
         "categories": [{"id": 1, "name": f"car {NASTY}"}],
     }

@@ -87,6 +87,8 @@ def test_the_report_says_what_a_reader_asks(text: str) -> None:
     ):
         assert said in text, said
     assert text.count('class="box"') >= 8
+    assert text.count('class="mask"') >= 8
+    assert "boxes and masks" in text
 
 
 def test_a_histogram_holds_every_sample_once_and_says_so() -> None:

@@ -95,7 +95,8 @@ def test_a_reader_flips_between_source_and_raw_by_keyboard(browser: Browser, rep
         assert [shot.get_attribute("alt") for shot in shots.all() if shot.is_visible()] == [
             shot.get_attribute("alt") for shot in page.locator(".shot.raw img").all()
         ]
-        boxes = page.locator(".shot.raw .box")
+        boxes = page.locator(".shot.raw :is(.box, .mask)")
+        assert page.locator(".shot.raw .mask").count()
         assert any(box.is_visible() for box in boxes.all())
         page.get_by_role("checkbox", name="boxes").press("Space")
         assert not any(box.is_visible() for box in boxes.all())
