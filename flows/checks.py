@@ -43,7 +43,10 @@ def check(recipe: Recipe, dataset_url: str) -> Checked:
     Raises:
         AuraError: the first thing that is wrong, in one sentence that says what to do.
     """
-    url = locate(dataset_url).url
+    place = locate(dataset_url)
+    if place.is_web:
+        raise InvalidInputError(f"A dataset cannot be written to {place.url}; give a folder or an s3:// URL.")
+    url = place.url
     _require_apart(recipe.corpus, url)
     profiles = {camera: load_profile(camera) for camera in recipe.cameras}
     for profile in profiles.values():

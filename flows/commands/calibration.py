@@ -15,7 +15,7 @@ from aura.sensor.catalog import load_profile, profile_yaml
 from aura.sensor.importing import iso_of, profile_from_raw
 from aura.sensor.profile import NoisePoint, SensorProfile, TabulatedNoise
 from aura.training.raw_files import RawFile, RawFrame, list_raw_files, read_manifest, read_raw
-from flows.commands.camera_plots import transfer_figure, write_figure
+from flows.commands.camera_plots import require_plot_name, transfer_figure, write_figure
 from flows.commands.console import command, progress_bars, refuse, say, say_table
 
 _MANIFEST: Final = "manifest.json"
@@ -50,6 +50,8 @@ def calibrate_camera(order: CalibrationOrder) -> None:
         MissingFileError: a file is not there.
         InvalidInputError: frames that cannot tell, or a profile that lacks what only the user knows.
     """
+    if order.plot is not None:
+        require_plot_name(order.plot)
     flats, darks = ([file for path in paths for file in raw_files(path)] for paths in (order.flats, order.darks))
     if order.out is not None and not flats:
         raise InvalidInputError("A profile needs the gain, which only flat frames tell; add --flat, or leave --out.")

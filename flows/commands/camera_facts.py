@@ -7,7 +7,7 @@ from aura.errors import NoiseUnavailableError
 from aura.sensor.noise import NoiseParameters, noise_iso_range, typical_noise
 from aura.sensor.profile import SensorProfile
 from aura.sensor.simulate import color_under
-from flows.commands.camera_plots import noise_chart, noise_figure, write_figure
+from flows.commands.camera_plots import noise_chart, noise_figure, require_plot_name, write_figure
 from flows.commands.console import command, say, say_pairs, say_table
 
 _TUNGSTEN_KELVIN: Final = 2856.0
@@ -26,6 +26,8 @@ def explain_camera(profile: SensorProfile, given: str, plot: Path | None) -> Non
     Raises:
         InvalidInputError: the plot's name is none of a picture.
     """
+    if plot is not None:
+        require_plot_name(plot)
     levels = profile.levels_at(profile.iso_range[0])
     say(f"{profile.title} ({profile.name})")
     say_pairs(

@@ -89,14 +89,23 @@ def transfer_figure(title: str, calibration: Calibration) -> Figure:
     return figure
 
 
-def write_figure(figure: Figure, path: Path) -> None:
-    """Write a figure whole or not at all, in the format of its suffix.
+def require_plot_name(path: Path) -> None:
+    """Check a plot's name before any work.
 
     Raises:
         InvalidInputError: a suffix that is none of a picture.
     """
     if path.suffix.lower() not in _SUFFIXES:
         raise InvalidInputError(f"The plot is {path.name}; expected a name that ends in {', '.join(_SUFFIXES)}.")
+
+
+def write_figure(figure: Figure, path: Path) -> None:
+    """Write a figure whole or not at all, in the format of its suffix.
+
+    Raises:
+        InvalidInputError: a suffix that is none of a picture.
+    """
+    require_plot_name(path)
     buffer = io.BytesIO()
     figure.savefig(buffer, format=path.suffix[1:].lower(), dpi=130)
     path.parent.mkdir(parents=True, exist_ok=True)

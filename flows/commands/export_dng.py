@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from aura.errors import EmptyCorpusError, InvalidInputError
+from aura.errors import DatasetConflictError, EmptyCorpusError, InvalidInputError
 from aura.negative import baseline_exposure, write_negative
 from aura.sensor.noise import NoiseParameters
 from aura.sensor.profile import SensorProfile
@@ -24,6 +24,7 @@ _PROVENANCE: Final = {
     "sourceSha256": "source_sha256",
     "sourceLicence": "source_licence",
 }
+_XMP_LIES_WITHIN: Final = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -57,10 +58,12 @@ def export_dng(
         MissingFileError: there is no dataset, or no such version.
         EmptyCorpusError: it holds no sample.
         InvalidInputError: a limit under 1.
+        DatasetConflictError: the folder holds a file of that name which is not of this sample; nothing is written.
     """
     if limit is not None and limit < 1:
         raise InvalidInputError(f"The limit is {limit}; expected at least 1 sample.")
     dataset, rows = _chosen(url, version, limit)
+    _require_own(out, dataset, rows)
     out.mkdir(parents=True, exist_ok=True)
     raw = dataset.open_raw()
     paths, found = [], 0
@@ -111,6 +114,21 @@ def _chosen(url: str, version: str | None, limit: int | None) -> tuple[Dataset, 
     if limit is not None and limit < len(rows):
         rows = [rows[place] for place in np.linspace(0, len(rows) - 1, limit).round().astype(int)]
     return dataset, rows
+
+
+def _require_own(out: Path, dataset: Dataset, rows: list[dict[str, Any]]) -> None:
+    """Make sure that files which are there already are of these very samples: their XMP says so."""
+    for row in rows:
+        path = out / f"{row['index']:08d}.dng"
+        if not path.is_file():
+            continue
+        with path.open("rb") as file:
+            text = file.read(_XMP_LIES_WITHIN)
+        if not all(said.encode() in text for said in (row["sample_id"], dataset.recipe.digest, dataset.model_digest)):
+            raise DatasetConflictError(
+                f"{path} is not sample {row['index']} of {dataset.location.url}; it comes from another dataset or "
+                "program. Choose another folder."
+            )
 
 
 def _write_whole(path: Path, planes: np.ndarray, dataset: Dataset, row: Row) -> None:

@@ -31,7 +31,10 @@ def inspect_dataset(url: str, version: str | None, picture: Path | None) -> None
     Raises:
         MissingFileError: there is no dataset, or no such version.
         EmptyCorpusError: a picture is wanted and no sample is committed.
+        InvalidInputError: the picture's name ends like none; nothing is printed.
     """
+    if picture is not None and picture.suffix.lower() not in _PICTURE_SUFFIXES:
+        raise InvalidInputError(f"{picture} has no picture's ending; expected {', '.join(_PICTURE_SUFFIXES)}.")
     dataset = open_dataset(url)
     number = None if version is None else resolve_version(url, version)
     if number is None:
@@ -101,8 +104,6 @@ def _write_picture(dataset: Dataset, quality: Quality | None, picture: Path) -> 
 
     if quality is None or not quality.samples.num_rows:
         raise EmptyCorpusError(f"{dataset.location.url} has no sample to picture yet; run its synthesis first.")
-    if picture.suffix.lower() not in _PICTURE_SUFFIXES:
-        raise InvalidInputError(f"{picture} has no picture's ending; expected {', '.join(_PICTURE_SUFFIXES)}.")
     pictured = triptychs(dataset, choose_rows(candidates(quality.samples), _PICTURED_SAMPLES))
     picture.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(contact_sheet(pictured, _PICTURE_SIDE_PX)).save(picture)

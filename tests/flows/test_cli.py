@@ -77,6 +77,7 @@ REFUSALS: dict[str, tuple[tuple[str, ...], str]] = {
     "a setting without a value": (("{corpus}", "{tmp}/out", "--set", "seed"), "FIELD=VALUE"),
     "an unknown cluster": (("{corpus}", "{tmp}/out", "--cluster", "cloud"), "local:N"),
     "a scheduler that is not there": (("{corpus}", "{tmp}/out", "--cluster", "tcp://127.0.0.1:9"), "does not answer"),
+    "a dataset on the web": (("{corpus}", "https://127.0.0.1:9/out"), "cannot be written to https"),
     "credentials in a URL": (("{corpus}", "s3://key:hush@bucket/out"), "holds credentials"),
     "a bucket that is not there": (("{corpus}", "s3://no-such-bucket/out"), "bucket"),
     "a corpus bucket that is not there": (("s3://no-such-bucket/photos", "{tmp}/out"), "bucket"),

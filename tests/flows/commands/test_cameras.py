@@ -60,6 +60,7 @@ def test_a_camera_is_explained_with_its_noise_against_signal(aura: Aura, tmp_pat
     captured = capsys.readouterr()
     assert "refused unless --noise-model generic" in captured.out
     assert "expected a name that ends in .png" in captured.err
+    assert captured.out == ""
 
 
 @pytest.mark.parametrize("name", ["generic", "gopro-hero7-black", "canon-eos-5d"])

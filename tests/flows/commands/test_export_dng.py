@@ -62,6 +62,18 @@ def test_an_export_goes_on_where_it_was_stopped(
     assert all(path.stat().st_mtime_ns == time for path, time in first.items())
 
 
+def test_files_of_another_dataset_are_not_taken_for_this_ones(
+    dataset: Path, corpus: Path, aura: Aura, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = make_dataset(small_recipe(corpus, seed=1, lpips_share=0.0), tmp_path / "other")
+    out = tmp_path / "negatives"
+    assert aura("export", "dng", str(other), "--out", str(out), "--limit", "1") == 0
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    assert aura("export", "dng", str(dataset), "--out", str(out)) == 2
+    assert f"00000000.dng is not sample 0 of {dataset}" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+
 def test_what_a_version_leaves_out_is_not_exported(corpus: Path, aura: Aura, tmp_path: Path) -> None:
     made = make_dataset(small_recipe(corpus, lpips_share=0.0), tmp_path / "dataset")
     opened = open_dataset(made)
