@@ -56,9 +56,10 @@ def test_a_camera_is_explained_with_its_noise_against_signal(aura: Aura, tmp_pat
         assert part in said
     with Image.open(plot) as picture:
         assert picture.width > 600
+    assert aura("cameras", "show", "nikon-d750") == 0
+    assert "refused unless --noise-model generic" in capsys.readouterr().out
     assert aura("cameras", "show", "nikon-d750", "--plot", str(tmp_path / "noise.txt")) == 2
     captured = capsys.readouterr()
-    assert "refused unless --noise-model generic" in captured.out
     assert "expected a name that ends in .png" in captured.err
     assert captured.out == ""
 
