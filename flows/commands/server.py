@@ -80,6 +80,7 @@ def worker(
     say(f"Looking for the scheduler at {scheduler} ...")
     workers_of(scheduler, _SCHEDULER_STARTS_WITHIN_S)
     options = ["--nworkers", str(workers), "--nthreads", str(SHARDS_IN_HAND), "--memory-limit", "0"]
+    options += ["--preload", "flows.cluster.calm_end"]
     if gpu:
         options += ["--resources", f"{GPU}=1"]
     threads = max(1, usable_cpus() // workers)

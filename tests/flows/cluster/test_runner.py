@@ -1,6 +1,7 @@
 import contextlib
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -41,7 +42,7 @@ def test_gpus_need_a_package_that_only_their_owners_install(monkeypatch: pytest.
         require_cluster(parse_cluster("cuda"))
 
 
-def test_a_worker_for_a_scheduler_has_its_settings_and_declares_its_gpu() -> None:
+def test_a_worker_for_a_scheduler_has_its_settings_declares_its_gpu_and_ends_calmly(tmp_path: Path) -> None:
     with (
         distributed.LocalCluster(n_workers=0, host="127.0.0.1", dashboard_address="127.0.0.1:0") as cluster,
         distributed.Client(cluster, set_as_default=False) as client,
@@ -50,7 +51,9 @@ def test_a_worker_for_a_scheduler_has_its_settings_and_declares_its_gpu() -> Non
         # a cluster that runs in this process has put its workers' settings into the environment
         plain = {name: value for name, value in os.environ.items() if name not in worker_environment(1)}
         without = subprocess.Popen([sys.executable, "-m", "dask", "worker", address, "--nthreads", "1"], env=plain)
-        tuned = subprocess.Popen([sys.executable, "-m", "flows.cli", "worker", address, "--gpu"])
+        log = (tmp_path / "log").open("w+")
+        order = [sys.executable, "-m", "flows.cli", "worker", address, "--gpu"]
+        tuned = subprocess.Popen(order, stderr=log, start_new_session=True)
         try:
             client.wait_for_workers(2, timeout=120)
             workers = client.scheduler_info(n_workers=-1)["workers"]
@@ -62,7 +65,13 @@ def test_a_worker_for_a_scheduler_has_its_settings_and_declares_its_gpu() -> Non
                 assert workforce.untuned() == [name for name in workers if name != ours]
                 with frozen(tuned):
                     assert workforce.untuned(patience_s=1.0) is None
+            os.killpg(tuned.pid, signal.SIGINT)  # as a terminal does, to the worker that it started too
+            tuned.wait(60)
+            log.seek(0)
+            assert "End worker" in (said := log.read())
+            assert "Traceback" not in said
         finally:
+            log.close()
             for process in (without, tuned):
                 process.terminate()
                 process.wait()
