@@ -29,8 +29,8 @@ commands = typer.Typer(
     "[bold]aura demo[/bold] shows the whole road on a few photographs. [bold]aura synthesize[/bold] makes a dataset "
     "of a corpus; run it again and it goes on where it was stopped. Paths may be s3:// URLs: keys and endpoint come "
     "from AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_ENDPOINT_URL.",
-    epilog="Exit codes: 0 done; 1 done, but some photographs could not be used (reconstruct); 2 refused, and one "
-    "sentence says why.",
+    epilog="Exit codes: 0 done; 1 done, but some photographs could not be used (reconstruct), or something is damaged "
+    "(verify); 2 refused, and one sentence says why; 130 and 143 stopped by ctrl-C or a termination.",
 )
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show the log of Prefect and Dask.")]
 Cluster = Annotated[

@@ -177,7 +177,9 @@ def annotate(
 def report(
     dataset: Dataset,
     version: Annotated[str | None, typer.Option(help="A version, by number or tag; the newest if left out.")] = None,
-    out: Annotated[Path | None, typer.Option(help="File to write the page to.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(show_default="DATASET-VERSION.html, here", help="File to write the page to.")
+    ] = None,
     show: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
 ) -> None:
     """Fetch the HTML report of a version: quality, pictures, noise, cameras, rejects, provenance.
@@ -199,8 +201,8 @@ def report(
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_bytes(page)
     say_pairs({"report": f"{file.resolve().as_uri()} ({len(page) / 1e6:.1f} MB)"})
-    if show:
-        webbrowser.open(file.resolve().as_uri())
+    if show and not webbrowser.open(file.resolve().as_uri()):
+        say("No browser could be started here; open the page by hand.")
 
 
 def verify(
