@@ -15,6 +15,7 @@ from aura.sensor.simulate import Capture
 from flows.reports.pictures import Row, display_pixels, render_row, source_pixels
 from storage.datasets.dataset import Dataset, open_dataset
 from storage.datasets.versions import list_versions
+from storage.reading.chunks import open_samples
 from storage.reading.sample_columns import UNPUBLISHED, choose_version, load_samples
 
 _PROVENANCE: Final = {
@@ -65,7 +66,7 @@ def export_dng(
     dataset, rows = _chosen(url, version, limit)
     _require_own(out, dataset, rows)
     out.mkdir(parents=True, exist_ok=True)
-    raw = dataset.open_raw()
+    raw = open_samples(dataset, "raw")
     paths, found = [], 0
     for done, row in enumerate(rows):
         on_progress("export", done, len(rows))
@@ -75,7 +76,7 @@ def export_dng(
             found += 1
             continue
         height, width = row["valid_height_px"] // 2, row["valid_width_px"] // 2
-        planes = np.asarray(raw[row["index"], :, :height, :width])
+        planes = np.asarray(raw.sample(row["index"])[:, :height, :width])
         _write_whole(path, planes, dataset, row)
     on_progress("export", len(rows), len(rows))
     return ExportedNegatives(tuple(paths), found, sum(path.stat().st_size for path in paths))

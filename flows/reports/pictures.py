@@ -23,6 +23,7 @@ from storage.corpora.photograph import decode
 from storage.datasets.dataset import Dataset
 from storage.datasets.plan import place, read_shard_plan
 from storage.objects.location import locate
+from storage.reading.chunks import open_samples
 
 DIFFERENCE_GAIN: Final = 4
 _JPEG_QUALITY: Final = 80
@@ -119,24 +120,23 @@ def choose_ends(rows: Sequence[Row], count: int, column: str = "cycle_psnr_match
 
 def triptychs(dataset: Dataset, rows: Iterable[Row]) -> list[Triptych]:
     """Read samples and picture them; one whose source is neither stored nor there any more is left out."""
-    raw = dataset.open_raw()
+    raw = open_samples(dataset, "raw")
     pictured = []
     for row in rows:
         source = source_pixels(dataset, row)
         if source is None:
             continue
         height, width = row["valid_height_px"], row["valid_width_px"]
-        mosaic = np.asarray(raw[row["index"], :, : height // 2, : width // 2])
+        mosaic = np.asarray(raw.sample(row["index"])[:, : height // 2, : width // 2])
         pictured.append(_triptych(row, source, mosaic))
     return pictured
 
 
 def source_pixels(dataset: Dataset, row: Row) -> Pixels | None:
     """Return the pixels that a sample was made from, uint8 ``(H, W, 3)``; None if neither stored nor there any more."""
-    srgb = dataset.open_srgb()
-    if srgb is None:
+    if not dataset.recipe.keep_srgb:
         return _source_of(dataset, row)
-    pixels = np.asarray(srgb[row["index"], :, : row["valid_height_px"], : row["valid_width_px"]])
+    pixels = open_samples(dataset, "srgb").sample(row["index"])[:, : row["valid_height_px"], : row["valid_width_px"]]
     return np.ascontiguousarray(pixels.transpose(1, 2, 0))
 
 

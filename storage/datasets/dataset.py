@@ -3,7 +3,7 @@
 Layout (format ``aura-raw``, version 1)::
 
     zarr.json                   group; attributes say format, recipe, model, profiles, packed order, canvas
-    raw/                        uint16 [N, 4, h, w], one chunk per sample, one object per shard
+    raw/                        uint16 [N, 4, h, w], one chunk per sample with its CRC-32C, one object per shard
     srgb/                       uint8 [N, 3, H, W], optional, aligned with raw
     samples/00000042.parquet    a row per sample of shard 42, written last: it is the commit
     rejects/00000042.parquet    what could not be made, and why
@@ -67,6 +67,8 @@ class Dataset:
         profiles: the sensor profiles as JSON, by camera name.
         version: the published version this handle reads, or None for whatever is committed.
         listings: how often the corpus was listed with something new in it.
+        checksums: whether each chunk ends in its CRC-32C, as the arrays' metadata say; those of datasets that were
+            begun before chunks had one do not.
     """
 
     location: Location
@@ -76,6 +78,7 @@ class Dataset:
     profiles: Mapping[str, Mapping[str, Any]]
     version: int | None = None
     listings: int = 1
+    checksums: bool = True
 
     @property
     def n_samples(self) -> int:
@@ -332,10 +335,20 @@ def group_documents(dataset: Dataset) -> dict[str, bytes]:
         recipe.shard_size,
         recipe.codec,
         RAW_DIMENSIONS,
+        checksums=dataset.checksums,
     )
     if recipe.keep_srgb:
         shape = (dataset.n_samples, 3, height, width)
-        create_array(memory, "srgb", shape, "uint8", recipe.shard_size, srgb_codec(recipe.codec), SRGB_DIMENSIONS)
+        create_array(
+            memory,
+            "srgb",
+            shape,
+            "uint8",
+            recipe.shard_size,
+            srgb_codec(recipe.codec),
+            SRGB_DIMENSIONS,
+            checksums=dataset.checksums,
+        )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ZarrUserWarning)  # consolidated metadata is a widely read extension
         zarr.consolidate_metadata(memory, zarr_format=3)
@@ -366,7 +379,8 @@ def parse_group(location: Location, document: bytes, version: int | None = None)
         IntegrityError: it is damaged, or of another version of the format.
     """
     try:
-        attributes = json.loads(document).get("attributes", {})
+        group = json.loads(document)
+        attributes = group.get("attributes", {})
     except (ValueError, AttributeError) as error:
         raise IntegrityError(f"{location.url}/zarr.json is damaged. Restore that file.") from error
     if attributes.get("format") != FORMAT:
@@ -385,11 +399,17 @@ def parse_group(location: Location, document: bytes, version: int | None = None)
             profiles=attributes["sensor_profiles"],
             version=version,
             listings=attributes["listings"],
+            checksums=_has_checksums(group["consolidated_metadata"]["metadata"]["raw"]),
         )
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, IndexError) as error:
         raise IntegrityError(
             f"{location.url}/zarr.json lacks or spoils what version {FORMAT_VERSION} needs. Restore that file."
         ) from error
+
+
+def _has_checksums(array: Mapping[str, Any]) -> bool:
+    last: str = array["codecs"][0]["configuration"]["codecs"][-1]["name"]
+    return last == "crc32c"
 
 
 def _require_same(dataset: Dataset, recipe: Recipe, model_digest: str) -> None:

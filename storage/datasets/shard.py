@@ -150,8 +150,8 @@ def encode_sample(
     if srgb is not None:
         image = np.zeros((3, canvas.height, canvas.width), np.uint8)
         image[:, :height, :width] = srgb[:, :height, :width]
-        pixels = encode_chunk(image, srgb_codec(codec))
-    return EncodedSample(row, encode_chunk(planes, codec), pixels)
+        pixels = encode_chunk(image, srgb_codec(codec), checksums=dataset.checksums)
+    return EncodedSample(row, encode_chunk(planes, codec, checksums=dataset.checksums), pixels)
 
 
 def join_samples(

@@ -17,9 +17,11 @@ import numpy as np
 import numpy.typing as npt
 from numcodecs.pcodec import PCodec
 
-from aura.errors import IntegrityError, InvalidInputError
+from aura.errors import IntegrityError, InvalidInputError, MissingFileError
+from storage.datasets.dataset import Dataset, object_location
 from storage.objects.location import Location
-from storage.objects.transport import Bytes, Transport
+from storage.objects.tables import facts_of, read_table
+from storage.objects.transport import Bytes, Transport, open_transport
 
 _ABSENT: Final = 2**64 - 1
 _CRC_BYTES: Final = 4
@@ -45,6 +47,7 @@ class SampleChunks:
             StorageError: the storage refused.
         """
         self._name = name
+        self._dataset = place
         self._url = f"{place.url}/{name}"
         self._transport = transport
         metadata = _metadata(place.join(name))
@@ -52,7 +55,9 @@ class SampleChunks:
         self.dtype = np.dtype(metadata["data_type"]).newbyteorder("<")
         self.shape = tuple(inner["chunk_shape"][1:])
         self.shard_size = int(metadata["chunk_grid"]["configuration"]["chunk_shape"][0])
-        self._decoder = _decoder(inner["codecs"], self._url)
+        codecs = inner["codecs"]
+        self._checksums = codecs[-1]["name"] == "crc32c"
+        self._decoder = _decoder(codecs[:-1] if self._checksums else codecs, self._url)
         self._index = lru_cache(maxsize=_KEPT_INDEXES)(self._read_index)
 
     def read(self, shard: int, slots: Sequence[int]) -> list[Bytes]:
@@ -89,33 +94,77 @@ class SampleChunks:
                 found[position] = view[offset - span[0][1] : offset - span[0][1] + length]
         return found
 
-    def decode(self, chunk: Bytes) -> npt.NDArray[Any]:
-        """Decode a chunk of :meth:`read` to an array of :attr:`shape`.
+    def sample(self, index: int) -> npt.NDArray[Any]:
+        """Read one sample by its index in the array.
 
         Raises:
-            IntegrityError: the chunk is damaged.
+            MissingFileError: its shard has no object.
+            IntegrityError: it is damaged.
+            StorageError: the storage refused.
+        """
+        shard, slot = divmod(index, self.shard_size)
+        return self.decode(self.read(shard, [slot])[0], index)
+
+    def decode(self, chunk: Bytes, index: int) -> npt.NDArray[Any]:
+        """Decode a chunk of :meth:`read` to an array of :attr:`shape`.
+
+        Args:
+            chunk: the chunk.
+            index: of its sample in the array, for the message.
+
+        Raises:
+            IntegrityError: the chunk is damaged: it has not the CRC-32C that it ends in, or cannot be decoded.
         """
         if not len(chunk):
             return np.zeros(self.shape, self.dtype)
+        data = bytes(chunk[:-_CRC_BYTES] if self._checksums else chunk)
+        if self._checksums and google_crc32c.value(data) != int.from_bytes(chunk[-_CRC_BYTES:], "little"):
+            raise self._damaged(f"sample {index}", index // self.shard_size, "its checksum is another")
         try:
-            values: npt.NDArray[Any] = np.asarray(self._decoder(chunk)).reshape(-1).view(self.dtype)
+            values: npt.NDArray[Any] = np.asarray(self._decoder(data)).reshape(-1).view(self.dtype)
             return values.reshape(self.shape)
         except (RuntimeError, ValueError) as error:
-            raise IntegrityError(
-                f"A chunk of {self._url} is damaged ({error}). Find which with a check of the dataset."
-            ) from error
+            raise self._damaged(f"sample {index}", index // self.shard_size, str(error)) from error
 
     def _read_index(self, shard: int) -> list[tuple[int, int]]:
         length = 16 * self.shard_size
-        data = bytes(self._transport.tail(self._key(shard), length + _CRC_BYTES))
+        try:
+            data = bytes(self._transport.tail(self._key(shard), length + _CRC_BYTES))
+        except MissingFileError:
+            if not self._is_blank(shard):
+                raise
+            return [(0, 0)] * self.shard_size
         checksum = int.from_bytes(data[length:], "little")
         if len(data) != length + _CRC_BYTES or google_crc32c.value(data[:length]) != checksum:
-            raise IntegrityError(f"{self._url}: the index of shard {shard} is damaged. Make that shard anew.")
+            raise self._damaged("the index", shard, "its checksum is another")
         pairs = np.frombuffer(data, "<u8", count=2 * self.shard_size).reshape(-1, 2).tolist()
         return [(0, 0) if offset == _ABSENT else (offset, size) for offset, size in pairs]
 
+    def _is_blank(self, shard: int) -> bool:
+        """Tell whether all samples of a shard were zero, for which no object is written; its commit names none then."""
+        facts = facts_of(read_table(object_location(self._dataset, "samples", shard), ["index"]))
+        return f"{self._name}_sha256" not in facts
+
+    def _damaged(self, what: str, shard: int, why: str) -> IntegrityError:
+        return IntegrityError(
+            f"{self._dataset.url}: {what} of shard {shard} in {self._name}/ is damaged ({why}). Make that shard again "
+            f"with `aura verify {self._dataset.url} --repair`; if that finds nothing, the bytes were spoilt on their "
+            "way here."
+        )
+
     def _key(self, shard: int) -> str:
         return "/".join([self._name, "c", str(shard), *("0" for _ in self.shape)])
+
+
+def open_samples(dataset: Dataset, name: str) -> SampleChunks:
+    """Open an array of a dataset, ``raw`` or ``srgb``, for reading samples one by one.
+
+    Raises:
+        MissingFileError: there is no such array.
+        IntegrityError: its metadata are damaged.
+        StorageError: the storage refused.
+    """
+    return SampleChunks(dataset.location, name, open_transport(dataset.location))
 
 
 def _metadata(place: Location) -> dict[str, Any]:
@@ -139,15 +188,14 @@ def _sharding(metadata: dict[str, Any], url: str) -> dict[str, Any]:
     return inner
 
 
-def _decoder(codecs: list[dict[str, Any]], url: str) -> Callable[[Bytes], Any]:
+def _decoder(codecs: list[dict[str, Any]], url: str) -> Callable[[bytes], Any]:
     names = [codec["name"] for codec in codecs]
     if names == ["numcodecs.pcodec"]:
-        pcodec = PCodec()
-        return lambda chunk: pcodec.decode(bytes(chunk))
+        return PCodec().decode  # type: ignore[no-any-return]  # numcodecs has no types
     if names == ["bytes", "blosc"] and codecs[0].get("configuration", {}).get("endian", "little") == "little":
         return _decode_blosc
     raise InvalidInputError(f"{url} is compressed by {', '.join(names)}, which is not known here. Read it with zarr.")
 
 
-def _decode_blosc(chunk: Bytes) -> npt.NDArray[np.uint8]:
-    return np.frombuffer(numcodecs.blosc.decompress(bytes(chunk)), np.uint8)
+def _decode_blosc(chunk: bytes) -> npt.NDArray[np.uint8]:
+    return np.frombuffer(numcodecs.blosc.decompress(chunk), np.uint8)

@@ -115,9 +115,9 @@ class FrameReader:
             return kept[0], kept[1] if len(kept) > 1 else None
         source = int(self._columns.source[row])
         raw, srgb = fetched[row].chunks.result()
-        place, pixels = fetched[row].place, self._srgb[source]
-        frame: npt.NDArray[Any] = self._raw[source].decode(raw[place])
-        source_pixels = None if srgb is None or pixels is None else pixels.decode(srgb[place])
+        place, pixels, index = fetched[row].place, self._srgb[source], int(self._columns.numbers["index"][row])
+        frame: npt.NDArray[Any] = self._raw[source].decode(raw[place], index)
+        source_pixels = None if srgb is None or pixels is None else pixels.decode(srgb[place], index)
         for cache, decoded in zip(self._caches, (frame, source_pixels), strict=False):
             if decoded is not None:
                 cache.keep(row, decoded)

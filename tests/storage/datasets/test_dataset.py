@@ -354,23 +354,25 @@ def test_a_killed_writer_leaves_no_half_shard_and_resuming_gives_the_same_bytes(
 @pytest.mark.filterwarnings("ignore:Numcodecs codecs are not in the Zarr version 3")
 def test_a_shard_object_is_a_function_of_its_pixels(count: int, shard_size: int, codec: str, seed: int) -> None:
     array = np.random.default_rng(seed).integers(0, 16384, (min(count, shard_size), 4, 8, 8)).astype(np.uint16)
-    first = encode_shard(array, shard_size, codec)
-    assert first == encode_shard(array.copy(order="F"), shard_size, codec)
+    first = encode_shard(array, shard_size, codec, checksums=True)
+    assert first == encode_shard(array.copy(order="F"), shard_size, codec, checksums=True)
     other = array.copy()
     other[-1, -1, -1, -1] ^= 1
-    assert encode_shard(other, shard_size, codec) != first
+    assert encode_shard(other, shard_size, codec, checksums=True) != first
 
 
 @pytest.mark.parametrize(
     ("codec", "dtype"),
     [("zstd", "uint16"), ("zstd", "uint8"), ("lz4", "uint16"), ("lz4", "uint8"), ("pcodec", "uint16")],
 )
+@pytest.mark.parametrize("checksums", [True, False])
 @pytest.mark.filterwarnings("ignore:Numcodecs codecs are not in the Zarr version 3")
-def test_a_shard_object_is_what_zarr_itself_writes(codec: Codec, dtype: str) -> None:
+def test_a_shard_object_is_what_zarr_itself_writes(codec: Codec, dtype: str, checksums: bool) -> None:
     array = np.random.default_rng(1).integers(0, 200, (5, 4, 32, 48)).astype(dtype)
     array[2] = 0  # without a chunk
     store: dict[str, Buffer] = {}
     dimensions = ("sample", "plane", "y", "x")
-    create_array(MemoryStore(store), "shard", array.shape, dtype, 8, codec, dimensions)[:] = array
-    assert encode_shard(array, 8, codec) == store["shard/c/0/0/0/0"].to_bytes()
-    assert encode_shard(np.zeros_like(array), 8, codec) == b""
+    made = create_array(MemoryStore(store), "shard", array.shape, dtype, 8, codec, dimensions, checksums=checksums)
+    made[:] = array
+    assert encode_shard(array, 8, codec, checksums=checksums) == store["shard/c/0/0/0/0"].to_bytes()
+    assert encode_shard(np.zeros_like(array), 8, codec, checksums=checksums) == b""
