@@ -102,7 +102,7 @@ def holds_photographs(item: Item, column: str | None) -> bool:
     place = locate(item.uri)
     try:
         return find_image_column(open_table(place, item.size), column, place.url) is not None
-    except IntegrityError:
+    except (IntegrityError, RejectedImageError):
         return True  # it becomes a reject with its reason
 
 

@@ -1,7 +1,7 @@
 """Photographs inside Parquet files, read in place: a column of encoded bytes, or of structs with bytes and a path.
 
 A photograph's name is ``column/row``. Rows are read page by page, a row group at a time; of a file that rows are asked
-of in order, every page is read once.
+of in order, every page is read once. Memory holds one page and one photograph, whatever the file says of itself.
 """
 
 from __future__ import annotations
@@ -20,20 +20,23 @@ import pyarrow.types as pt
 from aura.errors import AuraError, IntegrityError, InvalidInputError, MissingFileError, RejectedImageError
 from storage.corpora.image_headers import sniff
 from storage.corpora.licences import licence_text
+from storage.corpora.page_limits import LARGEST_PAGE, PageLimitedFile
 from storage.corpora.sources import Content, Item, Source
 from storage.objects.location import Location, locate
-from storage.objects.range_file import RangeFile
 
 _AHEAD: Final = 4 << 20
 _PAGES_AHEAD: Final = 1 << 20
-_BATCH_BYTES: Final = 32 << 20
-_MOST_ROWS: Final = 64
 _OPEN_FILES: Final = 4
 _TRIED_ROWS: Final = 64  # to tell whether a column holds images
 
 
-def open_table(place: Location, size: int | None) -> pq.ParquetFile:
+def open_table(place: Location, size: int | None, page_bytes: int = LARGEST_PAGE) -> pq.ParquetFile:
     """Open a Parquet file where it lies; its footer is read, and of its columns what is asked for, page by page.
+
+    Args:
+        place: the file.
+        size: its bytes; None asks for them.
+        page_bytes: what a page may unpack to, see :class:`storage.corpora.page_limits.PageLimitedFile`.
 
     Raises:
         IntegrityError: it is no Parquet file.
@@ -41,13 +44,15 @@ def open_table(place: Location, size: int | None) -> pq.ParquetFile:
         StorageError: the storage refused.
     """
     size = place.size() if size is None else size
-    file = RangeFile(place, size or 0, _AHEAD, size or 0)
+    file = PageLimitedFile(place, size or 0, _AHEAD, page_bytes)
     try:
-        return pq.ParquetFile(pa.PythonFile(file, mode="r"), pre_buffer=False, buffer_size=_PAGES_AHEAD)
+        table = pq.ParquetFile(pa.PythonFile(file, mode="r"), pre_buffer=False, buffer_size=_PAGES_AHEAD)
+        file.limit(table.metadata)
     except AuraError:
         raise
     except (pa.ArrowException, OSError, ValueError) as error:
         raise IntegrityError(f"{place.url} is not a whole Parquet file. Make it anew.") from error
+    return table
 
 
 def find_image_column(table: pq.ParquetFile, wanted: str | None, name: str) -> str | None:
@@ -65,6 +70,7 @@ def find_image_column(table: pq.ParquetFile, wanted: str | None, name: str) -> s
     Raises:
         InvalidInputError: the wanted column holds neither bytes nor text, or several columns hold images and none is
             named.
+        RejectedImageError: a page among its first rows unpacks to too much.
     """
     columns = {field.name: field.type for field in table.schema_arrow if _leaf(field.name, field.type)}
     if wanted is not None:
@@ -108,7 +114,7 @@ def read_rows(
     size = item.size if item.size is not None else place.size() or 0
     row = 0
     try:
-        table = open_table(place, size)
+        table = open_table(place, size, max_bytes)
         column = find_image_column(table, wanted, place.url)
         if column is None:
             return
@@ -123,6 +129,8 @@ def read_rows(
                 source = Source(item.uri, f"{column}/{row:08d}", None, length, size, licence)
                 yield source, _judged(data, max_bytes)
                 row += 1
+    except RejectedImageError as error:
+        yield Source(item.uri, None, None, size, size), error
     except IntegrityError as error:
         yield Source(item.uri, None, None, size, size), RejectedImageError("damaged_archive", str(error))
     except AuraError:
@@ -142,6 +150,7 @@ def read_row(uri: str, member: str) -> bytes:
     Raises:
         MissingFileError: the file is gone, or has no such column or row, or nothing in it.
         IntegrityError: the file is damaged.
+        RejectedImageError: a page of it unpacks to too much.
         StorageError: the storage refused.
     """
     column, _, number = member.rpartition("/")
@@ -195,11 +204,10 @@ def _opened(uri: str, column: str, size: int | None) -> _Rows:
 
 
 def _values(table: pq.ParquetFile, group: int, column: str) -> Iterator[bytes | None]:
-    """Yield the bytes of a row group's rows; a few rows are in memory at once."""
+    """Yield the bytes of a row group's rows."""
     leaf = _leaf(column, table.schema_arrow.field(column).type)
-    facts = table.metadata.row_group(group)
-    rows = max(1, min(_MOST_ROWS, _BATCH_BYTES * facts.num_rows // max(1, facts.total_byte_size)))
-    for batch in table.iter_batches(batch_size=rows, row_groups=[group], columns=[leaf], use_threads=False):
+    # one at a time: a dictionary may give a page's worth of bytes to each row
+    for batch in table.iter_batches(batch_size=1, row_groups=[group], columns=[leaf], use_threads=False):
         values = batch.column(0)
         for value in values.field("bytes") if pt.is_struct(values.type) else values:
             yield value.as_py()

@@ -16,7 +16,7 @@ from typing import Final
 
 import pyarrow as pa
 
-from aura.errors import AuraError, IntegrityError, InvalidInputError, MissingFileError
+from aura.errors import AuraError, IntegrityError, InvalidInputError, MissingFileError, RejectedImageError
 from storage.corpora.image_tables import is_text, open_table
 from storage.corpora.licences import licence_text
 from storage.corpora.sources import Item
@@ -36,6 +36,8 @@ _COLUMNS: Final = (
 )
 _AHEAD: Final = 4 << 20
 _LONGEST_LINE: Final = 4096
+_PAGE_BYTES: Final = 64 << 20
+_LINES_AT_ONCE: Final = 64  # a dictionary may give a page's worth of text to each
 
 
 def read_list(place: Location, wanted: str | None, licence_column: str | None = None) -> Iterator[Item]:
@@ -81,7 +83,7 @@ def _text_lines(place: Location, wanted: str | None, licence_column: str | None)
 
 
 def _table_lines(place: Location, wanted: str | None, licence_column: str | None) -> Iterator[tuple[str, str | None]]:
-    table = open_table(place, None)
+    table = open_table(place, None, _PAGE_BYTES)
     names = [field.name for field in table.schema_arrow if is_text(field.type)]
     only = names[0] if len(names) == 1 and wanted is None else wanted
     place_of = _column(names, only, place.url)
@@ -90,13 +92,15 @@ def _table_lines(place: Location, wanted: str | None, licence_column: str | None
     beside = _licence_place(table.schema_arrow.names, licence_column, place.url)
     columns = [names[place_of]] if beside is None else list(dict.fromkeys([names[place_of], str(licence_column)]))
     try:
-        for batch in table.iter_batches(columns=columns):
+        for batch in table.iter_batches(_LINES_AT_ONCE, columns=columns):
             licences = [None] * batch.num_rows if beside is None else batch.column(licence_column).to_pylist()
             lines = (line or "" for line in batch.column(names[place_of]).to_pylist())
             yield from zip(lines, licences, strict=True)
+    except RejectedImageError as error:
+        raise IntegrityError(f"The list {place.url} cannot be read. {error}") from error
     except AuraError:
         raise
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise IntegrityError(f"The list {place.url} is not a whole Parquet file. Make it anew.") from error
 
 
