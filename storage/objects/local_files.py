@@ -14,7 +14,7 @@ from urllib.parse import quote_from_bytes
 def put_file(path: Path, data: bytes, *, exclusive: bool) -> None:
     """Store a whole file, safe on the disk when this returns; with ``exclusive`` only if there is none yet."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        _make_folder(path.parent)
     except FileExistsError as error:  # or else it would seem that the object itself exists
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path.parent)) from error
     unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
@@ -31,6 +31,14 @@ def put_file(path: Path, data: bytes, *, exclusive: bool) -> None:
         with suppress(FileNotFoundError):
             unfinished.unlink()
     _sync_folder(path.parent)
+
+
+def _make_folder(folder: Path) -> None:
+    """Make a folder and those above it, so that a loss of power leaves it where it is."""
+    missing = [each for each in (folder, *folder.parents) if not each.is_dir()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for made in missing:  # a new folder is an entry of the one above
+        _sync_folder(made.parent)
 
 
 def _sync_folder(folder: Path) -> None:

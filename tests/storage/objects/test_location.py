@@ -220,3 +220,21 @@ def test_credentials_are_blotted_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hush")
     said = without_credentials("sent hush to https://user:pass@host/x?X-Amz-Signature=ab12&y=1.")
     assert said == "sent *** to https://***@host/x?X-Amz-Signature=***&y=1"
+
+
+def test_new_folders_are_on_the_disk_too_when_a_file_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[str] = []
+    sync = os.fsync
+
+    def spy(descriptor: int) -> None:
+        synced.append(str(Path(f"/proc/self/fd/{descriptor}").readlink()))
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", spy)
+    place = locate(tmp_path / "new" / "raw" / "c" / "0")
+    place.write(b"1")
+    folders = [name for name in synced if Path(name).is_dir()]
+    assert {str(folder) for folder in (tmp_path, *list(Path(place.url).parents)[:3])} == set(folders)
+    synced.clear()
+    place.write(b"2")
+    assert [name for name in synced if Path(name).is_dir()] == [str(Path(place.url).parent)]
