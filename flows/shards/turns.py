@@ -29,15 +29,24 @@ class Turns:
             threads: how many.
             begin: what each does before its first work; if it fails, so does all its work.
             name: of the threads, which get a number each.
+
+        Raises:
+            RuntimeError: the system gives no more threads; none is left running.
         """
         self._changed = Condition()
         self._waiting: list[tuple[int, int, _Work]] = []
         self._closed = False
         self._turns = itertools.count()
         self._submitted = itertools.count()
-        self._threads = [Thread(target=self._work, args=(begin,), name=f"{name}_{each}") for each in range(threads)]
-        for thread in self._threads:
-            thread.start()
+        self._threads: list[Thread] = []
+        try:
+            for each in range(threads):
+                thread = Thread(target=self._work, args=(begin,), name=f"{name}_{each}")
+                thread.start()
+                self._threads.append(thread)
+        except BaseException:
+            self.close()
+            raise
 
     @contextmanager
     def turn(self) -> Iterator[Executor]:

@@ -64,6 +64,20 @@ def test_a_thread_that_cannot_begin_says_so_to_whoever_asks() -> None:
     turns.close()
 
 
+def test_where_threads_cannot_start_none_is_left_running(monkeypatch: pytest.MonkeyPatch) -> None:
+    before, start = threading.active_count(), threading.Thread.start
+
+    def refuse_the_third(thread: threading.Thread) -> None:
+        if thread.name == "compute_2":
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse_the_third)
+    with pytest.raises(RuntimeError, match="can't start"):
+        Turns(4, lambda: None, "compute")
+    assert threading.active_count() == before
+
+
 def test_two_shards_in_hand_share_all_threads_and_leave_torch_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("flows.shards.lanes._threads", lambda: 3)
     before, threads = torch.get_num_threads(), threading.active_count()
