@@ -139,9 +139,10 @@ def find_changes(dataset: Dataset) -> Changes:
     """
     column, licence_column = dataset.recipe.corpus_column, dataset.recipe.licence_column
     corpus = check_corpus(dataset.recipe.corpus, column, licence_column)
+    by_line = is_list(corpus, column)
     rows_of_uri, rows_of_size = [np.zeros(0, "S16")], [np.zeros(0, "S16")]
     for rows in current_rows(dataset, ("uri", "member", "length_bytes", "archive_bytes")):
-        lengths = rows["length_bytes"] if not is_list(corpus, column) else pa.nulls(rows.num_rows, pa.int64())
+        lengths = rows["length_bytes"] if not by_line else pa.nulls(rows.num_rows, pa.int64())
         sizes = pc.coalesce(rows["archive_bytes"], pc.if_else(pc.is_null(rows["member"]), lengths, None))
         rows_of_uri.append(_keys(rows, ("uri",)))
         rows_of_size.append(_keys(pa.table({"uri": rows["uri"], "size": sizes}), ("uri", "size")))

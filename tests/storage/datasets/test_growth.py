@@ -11,6 +11,7 @@ from aura.errors import EmptyCorpusError, MissingFileError
 from aura.sensor.catalog import load_profile
 from storage.corpora.index import index_batches, index_digest
 from storage.corpora.ingest import ingest
+from storage.datasets import growth
 from storage.datasets.dataset import Dataset, complete_group, create_or_open, grow, open_dataset, read_manifest
 from storage.datasets.growth import (
     current_index,
@@ -294,3 +295,12 @@ def test_a_list_grows_by_its_lines(tmp_path: Path) -> None:
     larger = grown(mended)
     assert larger.planned_samples == 4
     assert gone_sources(larger) == {hashlib.sha256((tmp_path / "0.png").read_bytes()).hexdigest()}
+
+
+@pytest.mark.parametrize("place", ["local"], indirect=True)
+def test_what_kind_a_corpus_is_is_asked_once(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    tell = growth.is_list
+    monkeypatch.setattr(growth, "is_list", lambda corpus, column: asked.append(corpus.url) or tell(corpus, column))
+    assert not find_changes(dataset)  # of an index of several pieces
+    assert len(asked) == 1
