@@ -49,11 +49,11 @@ def evaluate_dataset(dataset: Place, gates: Gates | None = None) -> dict[str, fl
     """
     use_configured_block()
     opened = open_dataset(dataset)
-    missing = opened.missing_shards()
-    if len(missing) == opened.shard_count:
+    shards = opened.committed_shards()
+    if not shards:
         raise EmptyCorpusError(f"Nothing of {opened.location.url} is made yet; run its synthesis first.")
-    get_run_logger().info("%d of %d shards are made", opened.shard_count - len(missing), opened.shard_count)
-    quality = evaluate(opened, current_index(opened), gates or opened.recipe.gates)
+    get_run_logger().info("%d of %d shards are made", len(shards), opened.shard_count)
+    quality = evaluate(opened, current_index(opened), gates or opened.recipe.gates, shards)
     return {each.measure.column: each.mean for each in quality.distributions}
 
 

@@ -42,7 +42,7 @@ from flows.reports.report import report_path, write_report
 from flows.run_parameters import Place, run_name
 from flows.synthesis import Synthesis, synthesize
 from storage.corpora.index import has_index, index_batches, index_digest
-from storage.corpora.ingest import ingest
+from storage.corpora.ingest import clear_parts, ingest
 from storage.datasets.dataset import Dataset, complete_group, create_or_open, find_dataset, grow
 from storage.datasets.growth import (
     REMOVED,
@@ -174,9 +174,10 @@ def factory(
         made, changes = prepare(checked, lease, retry_rejects=retry_rejects)
         work = synthesize(Work(made, recipe.weights, lease.token, in_flight, shard_deadline_s), lease)
         index = current_index(made)
-        quality = evaluate(made, index, recipe.gates, {each.shard: each.reason for each in work.set_aside})
+        shards = made.committed_shards()  # what is judged is what is published: a late worker may commit one more
+        quality = evaluate(made, index, recipe.gates, shards, {each.shard: each.reason for each in work.set_aside})
         lease.require()
-        published = publish_dataset(made, quality, index, recipe, tag)
+        published = publish_dataset(made, quality, index, recipe, shards, tag)
     result = _result(made, quality, published, work, time.perf_counter() - started, changes)
     _summarise(result)
     return result
@@ -228,6 +229,7 @@ def ingest_corpus(checked: Checked, lease: Lease) -> None:
     url = checked.dataset_url
     if has_index(url, checked.recipe):
         get_run_logger().info("The corpus was read by a run that was stopped")
+        clear_parts(url)  # it may have been stopped just before it did
         return
     done = ingest(url, checked.recipe, on_workers(url, lease.token), lambda files: report_progress("ingest", files, 0))
     report_progress("ingest", done.files, done.files)
@@ -263,6 +265,7 @@ def grow_dataset(checked: Checked, dataset: Dataset, lease: Lease, retry_rejects
             lambda done: report_progress("ingest", done, max(done, total)),
         )
     if listing is None or not listing.rows.num_rows:
+        clear_parts(dataset.location)
         said = "no reject can be used now" if retry_rejects else "nothing is new in the corpus"
         get_run_logger().info("%s", said.capitalize())
         return dataset, said
@@ -280,9 +283,11 @@ def grow_dataset(checked: Checked, dataset: Dataset, lease: Lease, retry_rejects
 
 
 @task(name="evaluate", cache_policy=NO_CACHE, persist_result=False)
-def evaluate(dataset: Dataset, index: pa.Table, gates: Gates, set_aside: Mapping[int, str] | None = None) -> Quality:
-    """Gather the quality, show it, and hold it against the gates of this run's recipe."""
-    quality = measure_quality(dataset, index, dataset.committed_shards())
+def evaluate(
+    dataset: Dataset, index: pa.Table, gates: Gates, shards: Sequence[int], set_aside: Mapping[int, str] | None = None
+) -> Quality:
+    """Gather the quality of committed shards, show it, and hold it against the gates of this run's recipe."""
+    quality = measure_quality(dataset, index, shards)
     url = dataset.location.url
     missing = Missing(set_aside or {}, dataset.shard_count)
     checks = check_gates(quality, gates, missing)
@@ -309,11 +314,11 @@ def _log_quality(quality: Quality, checks: Sequence[GateCheck]) -> None:
 
 @task(name="publish", cache_policy=NO_CACHE, persist_result=False)
 def publish_dataset(
-    dataset: Dataset, quality: Quality, index: pa.Table, recipe: Recipe, tag: str | None
+    dataset: Dataset, quality: Quality, index: pa.Table, recipe: Recipe, shards: Sequence[int], tag: str | None
 ) -> tuple[int, str]:
     """Publish a version unless the latest one holds the same, and write its report; number and report's place."""
     labels = None if recipe.annotations is None else _annotate(dataset, index, recipe.annotations)
-    number = publish(dataset, tag, gone_sources(dataset), labels)
+    number = publish(dataset, tag, gone_sources(dataset), labels, shards)
     get_run_logger().info("Version %d published", number)
     report_url = write_report(dataset, number, quality, index, recipe.gates)
     leave_report(dataset.location.url, report_url, number)

@@ -110,7 +110,11 @@ class VersionDiff:
 
 
 def publish(
-    dataset: Dataset, tag: str | None = None, gone: Collection[str] = frozenset(), labels: str | None = None
+    dataset: Dataset,
+    tag: str | None = None,
+    gone: Collection[str] = frozenset(),
+    labels: str | None = None,
+    shards: Sequence[int] | None = None,
 ) -> int:
     """Publish what is committed as the next version; what the latest version holds already is that version.
 
@@ -119,6 +123,7 @@ def publish(
         tag: a name for the version, or None; a tag names one version for ever.
         gone: digests of photographs whose samples are left out.
         labels: digest of a table of labels; None keeps those of the latest version.
+        shards: those that go into it, ascending; None for all that are committed.
 
     Returns:
         The version's number.
@@ -130,8 +135,8 @@ def publish(
         StorageError: the storage refused.
     """
     named = None if tag is None else _tagged(dataset.location, tag)
-    shards = _collect(dataset, gone)
-    if not shards:
+    described = _describe(dataset, dataset.committed_shards() if shards is None else shards, gone)
+    if not described:
         raise InvalidInputError(
             f"{dataset.location.url} has no finished shard to publish. Run `aura synthesize` first."
         )
@@ -140,14 +145,14 @@ def publish(
         number = max(numbers, default=0)
         latest = read_version(dataset.location, number) if numbers else None
         labels = labels or (latest.labels if latest else None)
-        if latest is None or (latest.shards, latest.labels) != (shards, labels):
+        if latest is None or (latest.shards, latest.labels) != (described, labels):
             number += 1
             version = Version(
                 number=number,
                 recipe_digest=dataset.recipe.digest,
                 model_digest=dataset.model_digest,
-                complete=len(shards) == dataset.shard_count,
-                shards=shards,
+                complete=len(described) == dataset.shard_count,
+                shards=described,
                 listing=dataset.listings,
                 labels=labels,
             )
@@ -328,9 +333,9 @@ def describe_shard(dataset: Dataset, shard: int, gone: Collection[str] = frozens
     )
 
 
-def _collect(dataset: Dataset, gone: Collection[str]) -> tuple[PublishedShard, ...]:
+def _describe(dataset: Dataset, shards: Sequence[int], gone: Collection[str]) -> tuple[PublishedShard, ...]:
     with ThreadPoolExecutor(_READERS) as pool:
-        return tuple(pool.map(lambda shard: describe_shard(dataset, shard, gone), dataset.committed_shards()))
+        return tuple(pool.map(lambda shard: describe_shard(dataset, shard, gone), shards))
 
 
 def check_tag(dataset_url: str | Location, tag: str) -> None:

@@ -25,8 +25,10 @@ from flows.progress import listening
 from flows.reports.artifacts import artifact_key
 from flows.servers.server import Server
 from flows.shards.shard import synthesize_shard
+from storage.corpora.ingest import ingest
 from storage.datasets.dataset import open_dataset
 from storage.datasets.versions import list_versions, read_version, verify_version
+from storage.objects.location import locate
 from storage.reading.map_style import RawDataset
 from tests.conftest import S3Server, wait_until
 from tests.flows.conftest import Run, small_recipe, write_photograph
@@ -184,7 +186,11 @@ def test_a_resumed_run_does_not_list_the_corpus_again(run: Run, tmp_path: Path) 
     for number in range(3):
         write_photograph(photographs / f"{number}.png", 64, 64, number)
     recipe = small_recipe(photographs, shard_size=1)
+    ingest(tmp_path / "dataset", recipe)
+    left = tmp_path / "dataset/index/0123456789abcdef.parquet"  # stopped after the index, before its parts were removed
+    locate(left).write(b"read so far")
     run(recipe, tmp_path / "dataset")
+    assert not left.parent.exists()
     (tmp_path / "dataset/samples/00000002.parquet").unlink()
     write_photograph(photographs / "0-new.png", 64, 64, 9)
     resumed = run(recipe, tmp_path / "dataset")

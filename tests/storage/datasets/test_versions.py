@@ -102,6 +102,16 @@ def test_two_publishers_at_once_make_one_version(make_dataset: MakeDataset) -> N
     assert list_versions(dataset.location) == [1]
 
 
+def test_what_was_judged_is_what_is_published(make_dataset: MakeDataset) -> None:
+    dataset = make_dataset((0, 1, 2))
+    assert publish(dataset, shards=[0, 2]) == 1  # the other was committed meanwhile
+    first = read_version(dataset.location, 1)
+    assert [shard.shard for shard in first.shards] == [0, 2]
+    assert not first.complete
+    assert publish(dataset) == 2
+    assert read_version(dataset.location, 2).complete
+
+
 def test_nothing_finished_is_nothing_to_publish(make_dataset: MakeDataset) -> None:
     dataset = make_dataset()
     with pytest.raises(InvalidInputError, match="no finished shard"):
