@@ -34,11 +34,12 @@ from examples.denoise.training import Example, Prepare, Schedule, as_recorded, l
 from flows.shards.shard import synthesize_shard
 from storage.corpora.index import index_batches
 from storage.corpora.ingest import ingest
-from storage.datasets.dataset import create_or_open
+from storage.datasets.creation import create_or_open
 from storage.datasets.plan import plan_shards, write_plan
-from storage.datasets.versions import list_versions, publish
+from storage.datasets.publishing import publish
+from storage.datasets.versions import list_versions
 from storage.objects.location import locate
-from storage.reading.crops import Cutting
+from storage.reading.cutting import Cutting
 from storage.reading.loading import RawLoader
 from storage.reading.map_style import RawDataset
 from storage.reading.streaming import RawStream, Source

@@ -40,7 +40,8 @@ from flows.shards.stages import in_order
 from storage.corpora.index import index_batches
 from storage.corpora.ingest import ingest
 from storage.corpora.photograph import decode
-from storage.datasets.dataset import Dataset, create_or_open, open_dataset
+from storage.datasets.creation import create_or_open
+from storage.datasets.dataset import Dataset, open_dataset
 from storage.datasets.plan import plan_shards, read_shard_plan, shard_name, write_plan
 from storage.objects.location import locate
 from storage.recipe import Limits, Method, load_recipe

@@ -65,7 +65,7 @@ def measure_rows(folder: Path, rows: int) -> Figures:
     from flows import factory  # noqa: F401, PLC0415  # what a coordinator has in memory
     from storage.corpora.index import index_batches  # noqa: PLC0415
     from storage.corpora.ingest import ingest  # noqa: PLC0415
-    from storage.datasets.dataset import create_or_open  # noqa: PLC0415
+    from storage.datasets.creation import create_or_open  # noqa: PLC0415
     from storage.datasets.growth import find_changes, plan_growth, read_changes  # noqa: PLC0415
     from storage.datasets.plan import plan_shards, write_plan  # noqa: PLC0415
 
@@ -103,7 +103,7 @@ def measure_shards(folder: Path, shards: int, workers: int) -> Figures:
     from flows.servers.server import prefect_server  # noqa: PLC0415
     from storage.corpora.index import index_batches, index_digest  # noqa: PLC0415
     from storage.corpora.ingest import ingest  # noqa: PLC0415
-    from storage.datasets.dataset import create_or_open  # noqa: PLC0415
+    from storage.datasets.creation import create_or_open  # noqa: PLC0415
     from storage.datasets.plan import plan_shards, write_plan  # noqa: PLC0415
 
     corpus, url = folder / "shards.txt", str(folder / "shards")

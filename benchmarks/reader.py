@@ -34,7 +34,7 @@ from rich.table import Table
 
 from aura.errors import AuraError, MissingFileError
 from storage.datasets.shard import ShardData, write_shard
-from storage.reading.crops import Cutting
+from storage.reading.cutting import Cutting
 from storage.reading.frames import Caching
 from storage.reading.loading import RawLoader
 from storage.reading.map_style import RawDataset
@@ -198,7 +198,7 @@ def _contenders(
 
 def _write_ours(folder: Path, dataset: RawDataset, samples: Sequence[Record], rows: Sequence[dict[str, Any]]) -> None:
     """Write the same samples as a dataset of their own, through the code that every dataset is written by."""
-    from storage.datasets.dataset import create_or_open  # noqa: PLC0415
+    from storage.datasets.creation import create_or_open  # noqa: PLC0415
     from storage.datasets.samples import SampleRow  # noqa: PLC0415
     from storage.recipe import Recipe  # noqa: PLC0415
 

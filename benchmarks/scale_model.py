@@ -263,9 +263,9 @@ def measure_metadata(folder: Path) -> dict[str, float]:
     from benchmarks.plan_scale import _distinct_rows_for, _recipe, _write_list, make_stand_in  # noqa: PLC0415
     from storage.corpora.index import index_batches, index_digest  # noqa: PLC0415
     from storage.corpora.ingest import ingest  # noqa: PLC0415
-    from storage.datasets.dataset import create_or_open  # noqa: PLC0415
+    from storage.datasets.creation import create_or_open  # noqa: PLC0415
     from storage.datasets.plan import plan_shards, write_plan  # noqa: PLC0415
-    from storage.datasets.versions import publish  # noqa: PLC0415
+    from storage.datasets.publishing import publish  # noqa: PLC0415
 
     samples, shards = SHARD_SIZES[-1], 8
     corpus, url = folder / "list.txt", folder / "dataset"

@@ -12,7 +12,8 @@ from aura.sensor.profile import SensorProfile
 from aura.sensor.simulate import draw_capture
 from storage.corpora.corpus import check_corpus
 from storage.corpora.index import has_index
-from storage.datasets.dataset import Dataset, find_dataset
+from storage.datasets.creation import find_dataset
+from storage.datasets.dataset import Dataset
 from storage.labelling.annotations import read_annotations
 from storage.objects.location import locate
 from storage.recipe import Recipe

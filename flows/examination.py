@@ -12,9 +12,10 @@ from flows.reports.artifacts import artifact_key
 from flows.reports.step_progress import shown_in_the_ui
 from flows.run_parameters import Place
 from storage.datasets.dataset import open_dataset
-from storage.datasets.growth import current_index
+from storage.datasets.history import current_index
 from storage.datasets.lease import hold
-from storage.datasets.verification import Problem, Verification
+from storage.datasets.survey import Problem
+from storage.datasets.verification import Verification
 from storage.datasets.verification import verify as verify_objects
 from storage.objects.location import locate
 from storage.recipe import Gates

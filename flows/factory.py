@@ -43,13 +43,11 @@ from flows.run_parameters import Place, run_name
 from flows.synthesis import Synthesis, synthesize
 from storage.corpora.index import has_index, index_batches, index_digest
 from storage.corpora.ingest import clear_parts, ingest
-from storage.datasets.dataset import Dataset, complete_group, create_or_open, find_dataset, grow
+from storage.datasets.creation import complete_group, create_or_open, find_dataset, grow
+from storage.datasets.dataset import Dataset
 from storage.datasets.growth import (
-    REMOVED,
     Listing,
-    current_index,
     find_changes,
-    gone_sources,
     listing_digest,
     pending_listing,
     plan_growth,
@@ -57,9 +55,12 @@ from storage.datasets.growth import (
     read_rejects,
     write_listing,
 )
+from storage.datasets.history import REMOVED, current_index, gone_sources
 from storage.datasets.lease import Lease, hold
 from storage.datasets.plan import PlanSummary, plan_shards, write_plan
-from storage.datasets.versions import Version, check_tag, list_versions, publish, read_version
+from storage.datasets.publishing import publish
+from storage.datasets.tags import check_tag
+from storage.datasets.versions import Version, list_versions, read_version
 from storage.labelling.annotating import annotate, are_kept, keep_annotations
 from storage.recipe import AnnotationSource, Gates, Recipe
 

@@ -14,7 +14,7 @@ from flows.reports.artifacts import artifact_key
 from flows.reports.step_progress import shown_in_the_ui
 from flows.run_parameters import Place, run_name
 from storage.datasets.dataset import Dataset
-from storage.datasets.growth import current_index
+from storage.datasets.history import current_index
 from storage.datasets.lease import hold
 from storage.recipe import Recipe
 

@@ -6,10 +6,12 @@ from dataclasses import dataclass
 
 from aura.errors import AuraError
 from flows.shards.shard import make_samples
-from storage.datasets.dataset import Dataset, object_location
+from storage.datasets.dataset import Dataset
+from storage.datasets.layout import object_location
 from storage.datasets.lease import Lease
 from storage.datasets.shard import join_samples
-from storage.datasets.verification import Problem, Verification, restore
+from storage.datasets.survey import Problem
+from storage.datasets.verification import Verification, restore
 from storage.datasets.versions import list_versions, read_version
 
 

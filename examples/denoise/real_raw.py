@@ -20,11 +20,12 @@ from aura.errors import InvalidInputError
 from aura.sensor.catalog import load_profile
 from aura.sensor.profile import SensorProfile
 from aura.training.raw_files import RawFrame, list_raw_files, read_raw
-from storage.datasets.dataset import Dataset, create_or_open
+from storage.datasets.creation import create_or_open
+from storage.datasets.dataset import Dataset
 from storage.datasets.plan import Crop, crops_of
+from storage.datasets.publishing import publish
 from storage.datasets.samples import SampleRow
 from storage.datasets.shard import ShardData, write_shard
-from storage.datasets.versions import publish
 from storage.recipe import Recipe, load_recipe
 
 CALIBRATED: Final = (

@@ -12,8 +12,9 @@ from aura.errors import EmptyCorpusError, InvalidInputError
 from flows.commands.console import say, say_pairs, say_table
 from flows.reports.quality import Quality, licence_counts, measure_quality, quality_row
 from storage.datasets.dataset import Dataset, open_dataset
-from storage.datasets.growth import current_index
-from storage.datasets.versions import list_tags, list_versions, read_version, resolve_version
+from storage.datasets.history import current_index
+from storage.datasets.tags import list_tags, resolve_version
+from storage.datasets.versions import list_versions, read_version
 
 _PICTURED_SAMPLES = 8
 _PICTURE_SIDE_PX = 320

@@ -10,7 +10,7 @@ from flows.factory import FactoryResult, factory, finished
 from flows.progress import listening
 from flows.servers.server import configured_api_url, prefect_server
 from storage.datasets.lease import live_holder, require_free
-from storage.datasets.versions import check_tag, tag_version
+from storage.datasets.tags import check_tag, tag_version
 from storage.recipe import Recipe
 
 

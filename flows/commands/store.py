@@ -54,7 +54,8 @@ def versions(
     Example: aura versions s3://bucket/street --tag paper --version 3
     """
     from storage.datasets.dataset import open_dataset
-    from storage.datasets.versions import list_tags, list_versions, read_version, resolve_version, tag_version
+    from storage.datasets.tags import list_tags, resolve_version, tag_version
+    from storage.datasets.versions import list_versions, read_version
 
     location = open_dataset(dataset).location
     if tag is not None:
@@ -84,7 +85,8 @@ def diff(
     Example: aura diff s3://bucket/street 1 2
     """
     from storage.datasets.dataset import open_dataset
-    from storage.datasets.versions import diff_versions, resolve_version
+    from storage.datasets.tags import resolve_version
+    from storage.datasets.versions import diff_versions
 
     opened = open_dataset(dataset)
     numbers = [resolve_version(opened.location, version) for version in (first, second)]
@@ -119,10 +121,10 @@ def label(
     Example: aura label s3://bucket/street scenes.csv --tag with-scenes
     """
     from storage.datasets.dataset import open_dataset
-    from storage.datasets.growth import gone_sources
+    from storage.datasets.history import gone_sources
     from storage.datasets.labels import match_labels, read_label_table, write_labels
     from storage.datasets.lease import hold
-    from storage.datasets.versions import publish
+    from storage.datasets.publishing import publish
     from storage.labelling.annotating import with_annotations
 
     with hold(dataset) as lease:
@@ -155,9 +157,9 @@ def annotate(
     Example: aura annotate s3://bucket/street instances.json --min-area 0.3
     """
     from storage.datasets.dataset import open_dataset
-    from storage.datasets.growth import current_index, gone_sources
+    from storage.datasets.history import current_index, gone_sources
     from storage.datasets.lease import hold
-    from storage.datasets.versions import publish
+    from storage.datasets.publishing import publish
     from storage.labelling.annotating import annotate as annotate_samples
     from storage.labelling.annotating import keep_annotations
     from storage.recipe import AnnotationSource
@@ -192,7 +194,7 @@ def report(
 
     from flows.reports.report import fetch_report
     from storage.datasets.dataset import open_dataset
-    from storage.datasets.versions import resolve_version
+    from storage.datasets.tags import resolve_version
 
     opened = open_dataset(dataset)
     number = resolve_version(opened.location, version)
@@ -258,8 +260,9 @@ def gc(
 
     Example: aura gc s3://bucket/street --delete
     """
+    from storage.datasets.garbage import find_garbage, remove_garbage
     from storage.datasets.lease import hold, live_holder
-    from storage.datasets.verification import find_garbage, remove_garbage, survey
+    from storage.datasets.survey import survey
     from storage.objects.unfinished_uploads import abort_upload, unfinished_uploads
 
     seen = survey(dataset)

@@ -17,7 +17,8 @@ from flows.reports.pictures import DIFFERENCE_GAIN, Row, Triptych, data_uri, qua
 from flows.reports.quality import MEASURES, Quality, figure, licence_counts
 from flows.reports.retakes import Retakes
 from storage.datasets.dataset import Dataset
-from storage.datasets.versions import list_tags, read_version
+from storage.datasets.tags import list_tags
+from storage.datasets.versions import read_version
 from storage.labelling.boxes import decode_mask
 from storage.objects.location import locate
 

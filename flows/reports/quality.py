@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from aura.errors import GateError
 from storage.datasets.dataset import Dataset
-from storage.datasets.growth import present_sources
+from storage.datasets.history import present_sources
 from storage.datasets.samples import LICENCE_COLUMN
 from storage.recipe import Gates
 

@@ -42,7 +42,7 @@ def reading_examples(dataset_url: str, version: int, crop: int) -> tuple[Reading
         crop: side of a crop that fits its samples, in packed pixels.
     """
     streamed = f"""\
-from storage.reading.crops import Cutting
+from storage.reading.cutting import Cutting
 from storage.reading.loading import RawLoader
 from storage.reading.streaming import RawStream
 

@@ -25,7 +25,7 @@ from flows.reports.quality import Quality, check_gates, measure_quality, quality
 from flows.reports.reading_code import reading_examples
 from flows.reports.retakes import Retakes, retakes
 from storage.datasets.dataset import Dataset
-from storage.datasets.growth import current_index
+from storage.datasets.history import current_index
 from storage.datasets.labels import read_labels
 from storage.datasets.sealed import seal_page
 from storage.datasets.versions import read_version

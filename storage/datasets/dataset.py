@@ -25,34 +25,22 @@ from __future__ import annotations
 import json
 import os
 import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 
 import pyarrow as pa
 import zarr
-from pydantic import BaseModel
-from zarr.core.buffer import Buffer
 from zarr.errors import ZarrUserWarning
-from zarr.storage import MemoryStore
 
-from aura.bayer import PACKED_ORDER
 from aura.errors import DatasetConflictError, IntegrityError, InvalidInputError, MissingFileError
-from storage.datasets.arrays import RAW_DIMENSIONS, SRGB_DIMENSIONS, create_array, srgb_codec
 from storage.datasets.plan import shard_name
-from storage.datasets.sealed import seal, unseal
 from storage.objects.location import Location, locate
 from storage.objects.tables import read_table
-from storage.recipe import Recipe, difference
+from storage.recipe import Recipe
 
 FORMAT: Final = "aura-raw"
 FORMAT_VERSION: Final = 1
-
-OWN_NAMES: Final = frozenset(
-    {"index", "index.parquet", "plan", "zarr.json", "raw", "srgb", "samples", "rejects", "listings", "versions", "tags",
-     "reports", "lease", "labels"}
-)  # fmt: skip
-"""What lies directly in a dataset."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,142 +139,6 @@ class Dataset:
         return array
 
 
-def find_dataset(url: str | Location, recipe: Recipe, model_digest: str) -> Dataset | None:
-    """Look for the dataset of a recipe before any work, touching nothing.
-
-    Returns:
-        The dataset if this recipe and model made it (finished or not), None if the place is free.
-
-    Raises:
-        DatasetConflictError: another recipe or model made it, or the place holds other files.
-        MissingFileError: the bucket does not exist.
-        StorageAccessError: the credentials were refused.
-        StorageError: the storage does not answer.
-    """
-    location = locate(url)
-    location.check_reachable()
-    if location.join("zarr.json").exists():
-        dataset = open_dataset(location)
-        _require_same(dataset, recipe, model_digest)
-        return dataset
-    foreign = [name for name in location.names() if name not in OWN_NAMES]
-    if foreign:
-        raise DatasetConflictError(
-            f"{location.url} is not a dataset and holds other files ({', '.join(foreign[:3])}"
-            f"{', ...' if len(foreign) > 3 else ''}). Choose an empty place."
-        )
-    return None
-
-
-def create_or_open(
-    url: str | Location,
-    recipe: Recipe,
-    model_digest: str,
-    profiles: Sequence[BaseModel],
-    n_samples: int,
-    objects: Mapping[str, str] | None = None,
-) -> Dataset:
-    """Make the group and its empty arrays, or open them if the same recipe made them; the coordinator's job alone.
-
-    Args:
-        url: where the dataset lies or shall lie.
-        recipe: what it is made by.
-        model_digest: digest of the weights and method.
-        profiles: the sensor profiles of the recipe's cameras; each has a ``name``.
-        n_samples: planned samples.
-        objects: digests of the index and the plan, by name within the dataset.
-
-    Raises:
-        DatasetConflictError: another recipe or model made it (the message names the fields), or it has another number
-            of samples, or the place holds other files. Nothing is touched.
-        StorageError: the storage refused.
-    """
-    location = locate(url)
-    dataset = find_dataset(location, recipe, model_digest)
-    if dataset is None:
-        dumped = {profile["name"]: profile for profile in (each.model_dump(mode="json") for each in profiles)}
-        planned = Dataset(location, recipe, model_digest, ((0, n_samples),), dumped)
-        documents = group_documents(planned)
-        if not location.join("zarr.json").exists():
-            write_manifest(planned, documents, objects or {})
-        # the root holds the metadata of everything, so creating it is the one step that claims the place
-        location.join("zarr.json").create(documents["zarr.json"])
-        dataset = find_dataset(location, recipe, model_digest) or open_dataset(location)
-    if dataset.spans[0] != (0, n_samples):
-        raise DatasetConflictError(
-            f"{location.url} was planned with {dataset.spans[0][1]} samples and now there are {n_samples}: the corpus "
-            "has changed. Make a new dataset, or give back the corpus as it was."
-        )
-    complete_group(dataset)
-    return dataset
-
-
-def grow(dataset: Dataset, samples: int, objects: Mapping[str, str]) -> Dataset:
-    """Take another listing of the corpus in, and make room for its samples; the coordinator's job alone.
-
-    Nothing that is there changes but the metadata: the arrays become longer, from the next whole shard on.
-
-    Args:
-        dataset: as it is.
-        samples: planned samples to make room for; may be 0.
-        objects: digests of what the listing wrote, by name within the dataset.
-
-    Returns:
-        The grown dataset.
-
-    Raises:
-        StorageError: the storage refused; the dataset is as before.
-    """
-    start = dataset.shard_count * dataset.recipe.shard_size
-    spans = (*dataset.spans, (start, start + samples)) if samples else dataset.spans
-    grown = replace(dataset, spans=spans, listings=dataset.listings + 1)
-    documents = group_documents(grown)
-    write_manifest(grown, documents, objects)
-    grown.location.join("zarr.json").write(documents["zarr.json"])
-    complete_group(grown)
-    return grown
-
-
-def complete_group(dataset: Dataset) -> None:
-    """Write the arrays' own metadata where a coordinator was stopped before it did, or while it grew the dataset."""
-    for name, document in read_manifest(dataset.location, dataset.listings)["documents"].items():
-        place = dataset.location.join(name)
-        if name != "zarr.json" and (not place.exists() or place.read() != document.encode()):
-            place.write(document.encode())
-
-
-def write_manifest(dataset: Dataset, documents: Mapping[str, bytes], objects: Mapping[str, str]) -> None:
-    """Keep the digests of what a listing wrote, and a copy of the metadata, which are small and decide everything.
-
-    Args:
-        dataset: as the listing makes it.
-        documents: the metadata, by name.
-        objects: digests of other objects, by name.
-
-    Raises:
-        StorageError: the storage refused.
-    """
-    document = {
-        "format": FORMAT,
-        "listing": dataset.listings,
-        "objects": dict(objects),
-        "documents": {name: data.decode() for name, data in documents.items()},
-    }
-    dataset.location.join("listings", f"{dataset.listings:06d}.json").write(seal(document))
-
-
-def read_manifest(location: Location, listing: int) -> dict[str, Any]:
-    """Return what :func:`write_manifest` kept.
-
-    Raises:
-        MissingFileError: it is not there.
-        IntegrityError: it is damaged.
-        StorageError: the storage refused.
-    """
-    place = location.join("listings", f"{listing:06d}.json")
-    return unseal(place.read(), place.url)
-
-
 def open_dataset(url: str | os.PathLike[str] | Location, version: int | None = None) -> Dataset:
     """Open a dataset that exists.
 
@@ -311,64 +163,6 @@ def open_dataset(url: str | os.PathLike[str] | Location, version: int | None = N
     if version is not None and not location.join("versions", f"{version:06d}.json").exists():
         raise MissingFileError(f"{location.url} has no version {version}. List its versions and choose one.")
     return dataset
-
-
-def object_location(dataset: Location, name: str, shard: int) -> Location:
-    """Return where a shard's object lies: ``raw``, ``srgb``, ``samples`` or ``rejects``."""
-    if name in {"raw", "srgb"}:
-        return dataset.join(name, "c", str(shard), "0", "0", "0")
-    return dataset.join(name, shard_name(shard))
-
-
-def group_documents(dataset: Dataset) -> dict[str, bytes]:
-    """Make the metadata of a dataset: the group's and each array's ``zarr.json``, by name."""
-    recipe = dataset.recipe
-    store: dict[str, Buffer] = {}
-    memory = MemoryStore(store)
-    height, width = recipe.canvas.height, recipe.canvas.width
-    zarr.create_group(memory, zarr_format=3, attributes=_attributes(dataset))
-    create_array(
-        memory,
-        "raw",
-        (dataset.n_samples, 4, height // 2, width // 2),
-        "uint16",
-        recipe.shard_size,
-        recipe.codec,
-        RAW_DIMENSIONS,
-        checksums=dataset.checksums,
-    )
-    if recipe.keep_srgb:
-        shape = (dataset.n_samples, 3, height, width)
-        create_array(
-            memory,
-            "srgb",
-            shape,
-            "uint8",
-            recipe.shard_size,
-            srgb_codec(recipe.codec),
-            SRGB_DIMENSIONS,
-            checksums=dataset.checksums,
-        )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ZarrUserWarning)  # consolidated metadata is a widely read extension
-        zarr.consolidate_metadata(memory, zarr_format=3)
-    return {name: buffer.to_bytes() for name, buffer in store.items()}
-
-
-def _attributes(dataset: Dataset) -> dict[str, Any]:
-    return {
-        "format": FORMAT,
-        "version": FORMAT_VERSION,
-        "recipe": dataset.recipe.model_dump(mode="json"),
-        "recipe_digest": dataset.recipe.digest,
-        "model_digest": dataset.model_digest,
-        "sensor_profiles": dict(dataset.profiles),
-        "packed_order": list(PACKED_ORDER),
-        "canvas": dataset.recipe.canvas.model_dump(mode="json"),
-        "planned_samples": dataset.planned_samples,
-        "spans": [list(span) for span in dataset.spans],
-        "listings": dataset.listings,
-    }
 
 
 def parse_group(location: Location, document: bytes, version: int | None = None) -> Dataset:
@@ -410,13 +204,3 @@ def parse_group(location: Location, document: bytes, version: int | None = None)
 def _has_checksums(array: Mapping[str, Any]) -> bool:
     last: str = array["codecs"][0]["configuration"]["codecs"][-1]["name"]
     return last == "crc32c"
-
-
-def _require_same(dataset: Dataset, recipe: Recipe, model_digest: str) -> None:
-    made = dataset.recipe.deciding | {"weights": f"of SHA-256 {dataset.model_digest[:12]}"}
-    asked = recipe.deciding | {"weights": f"of SHA-256 {model_digest[:12]}"}
-    if differing := difference(made, asked):
-        raise DatasetConflictError(
-            f"{dataset.location.url} was made by another recipe: {differing}. Use the recipe it was made by, or choose "
-            "another place."
-        )

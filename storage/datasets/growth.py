@@ -10,7 +10,7 @@ length is read again.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -23,18 +23,27 @@ import pyarrow.compute as pc
 
 from aura.errors import IntegrityError, MissingFileError, RejectedImageError, StorageAccessError
 from storage.corpora.corpus import check_corpus, holds_photographs, is_list, list_items, read_bytes, read_item
-from storage.corpora.index import INDEX_NAME, INDEX_SCHEMA, TableFile, describe, has_index, read_rows_of, recipe_facts
+from storage.corpora.index import INDEX_SCHEMA, describe, read_rows_of, recipe_facts
 from storage.corpora.ingest import Progress, RunParts, clear_parts, part_rows, read_parts, reject_repeated
 from storage.corpora.licences import NOT_ALLOWED
 from storage.corpora.photograph import decode
 from storage.corpora.sources import Content, Item, Source, source_name
 from storage.datasets.dataset import Dataset
+from storage.datasets.history import (
+    NAME,
+    REMOVED,
+    USABLE,
+    History,
+    Keys,
+    current_rows,
+    digests_of,
+    keys_of,
+    listing_location,
+    texts,
+    usable,
+)
 from storage.datasets.plan import plan_shards, read_shard_plan
-from storage.objects.location import Location
 from storage.objects.tables import encode_table, facts_of
-
-REMOVED: Final = "removed"
-"""Reason in a listing of a file that is no longer in the corpus."""
 
 _READERS: Final = 16
 _DECODERS: Final = 2  # each may hold a whole photograph
@@ -42,11 +51,6 @@ _DECODERS: Final = 2  # each may hold a whole photograph
 _NOT_RETRIED: Final = (None, "duplicate", "wrong_uri", "credentials_in_uri", NOT_ALLOWED)
 _COMPARED_AT_ONCE: Final = 4096
 _PLANNED_AT_ONCE: Final = 4096
-_USABLE: Final = ("sha256", "reject_reason")
-_NAME: Final = ("uri", "member", "offset_bytes")
-
-Keys = npt.NDArray[np.bytes_]
-"""Digests of 16 bytes: a million of them take as many bytes of memory, where names would take hundreds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,52 +84,6 @@ class Listing:
     known: int = 0
 
 
-def current_index(dataset: Dataset, columns: Sequence[str] | None = None) -> pa.Table:
-    """Return the corpus as it was listed last: the index with every listing laid over it, without what is gone.
-
-    Args:
-        dataset: the dataset.
-        columns: those to return; None returns all.
-
-    Raises:
-        IntegrityError: a table is damaged, or the index is lost.
-        StorageError: the storage refused.
-    """
-    wanted = pa.schema([INDEX_SCHEMA.field(name) for name in columns or INDEX_SCHEMA.names])
-    return pa.concat_tables([wanted.empty_table(), *current_rows(dataset, columns)])
-
-
-def current_rows(dataset: Dataset, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
-    """Yield what :func:`current_index` returns, some ten thousand rows at a time; of the rest, memory holds 16 bytes.
-
-    Raises:
-        IntegrityError: a table is damaged, or the index is lost.
-        StorageError: the storage refused.
-    """
-    wanted = INDEX_SCHEMA.names if columns is None else list(columns)
-    for rows, stays in _History.read(dataset).rows(wanted):
-        yield rows.filter(pa.array(stays)) if not stays.all() else rows
-
-
-def present_sources(index: pa.Table) -> frozenset[str]:
-    """Return the digests of the photographs that an index holds and that can be used."""
-    return frozenset(_usable(index).to_pylist())
-
-
-def gone_sources(dataset: Dataset) -> frozenset[str]:
-    """Return the digests of the photographs that were in the corpus once and are no more."""
-    if dataset.listings == 1:
-        return frozenset()
-    history = _History.read(dataset)
-    gone: set[str] = set()
-    for rows, stays in history.rows(_USABLE):
-        gone.update(_usable(rows.filter(pa.array(~stays))).to_pylist())
-    for rows, stays in history.rows(_USABLE):
-        present = _usable(rows.filter(pa.array(stays)))
-        gone.difference_update(present.filter(pc.is_in(present, _texts(gone))).to_pylist())
-    return frozenset(gone)
-
-
 def find_changes(dataset: Dataset) -> Changes:
     """List the corpus and compare it by names and lengths with the last time; no photograph is read.
 
@@ -144,8 +102,8 @@ def find_changes(dataset: Dataset) -> Changes:
     for rows in current_rows(dataset, ("uri", "member", "length_bytes", "archive_bytes")):
         lengths = rows["length_bytes"] if not by_line else pa.nulls(rows.num_rows, pa.int64())
         sizes = pc.coalesce(rows["archive_bytes"], pc.if_else(pc.is_null(rows["member"]), lengths, None))
-        rows_of_uri.append(_keys(rows, ("uri",)))
-        rows_of_size.append(_keys(pa.table({"uri": rows["uri"], "size": sizes}), ("uri", "size")))
+        rows_of_uri.append(keys_of(rows, ("uri",)))
+        rows_of_size.append(keys_of(pa.table({"uri": rows["uri"], "size": sizes}), ("uri", "size")))
     row_uris, known = np.concatenate(rows_of_uri), np.unique(np.concatenate(rows_of_size))
     del rows_of_uri, rows_of_size
     uris = np.unique(row_uris)
@@ -153,9 +111,9 @@ def find_changes(dataset: Dataset) -> Changes:
     fresh: list[Item] = []
     items = list_items(corpus, column, licence_column)
     while some := list(islice(items, _COMPARED_AT_ONCE)):
-        places = _find(uris, _digests([item.uri] for item in some))
+        places = _find(uris, digests_of([item.uri] for item in some))
         listed[places[places >= 0]] = True
-        unknown = _find(known, _digests([item.uri, item.size] for item in some)) < 0
+        unknown = _find(known, digests_of([item.uri, item.size] for item in some)) < 0
         fresh += [item for item, new in zip(some, unknown, strict=True) if new and holds_photographs(item, column)]
     gone = np.flatnonzero(~listed[_find(uris, row_uris)]) if len(uris) else np.zeros(0, int)
     return Changes(tuple(fresh), tuple(gone.tolist()))
@@ -176,7 +134,7 @@ def read_changes(
         StorageError: the storage refused.
     """
     new = part_rows(dataset.location, read_parts(dataset.location, changes.fresh, dataset.recipe, run, on_progress))
-    reread, digests = _texts(item.uri for item in changes.fresh), new["sha256"].unique().drop_null()
+    reread, digests = texts(item.uri for item in changes.fresh), new["sha256"].unique().drop_null()
     left, begin = np.array(changes.gone, np.int64), 0
     gone, before = [INDEX_SCHEMA.empty_table()], [INDEX_SCHEMA.empty_table()]
     first_names: dict[str, str] = {}
@@ -191,9 +149,9 @@ def read_changes(
         gone.append(rows.filter(pa.array(leaves)))
         before.append(rows.filter(again))
     new, old = reject_repeated(new, first_names), pa.concat_tables(before)
-    lost = np.isin(_keys(old, _NAME), _keys(new, _NAME), invert=True)  # left a tar or Parquet file
+    lost = np.isin(keys_of(old, NAME), keys_of(new, NAME), invert=True)  # left a tar or Parquet file
     gone.append(old.filter(pa.array(lost, pa.bool_())))
-    known = pc.and_(pc.is_null(new["reject_reason"]), pc.is_in(new["sha256"], _usable(old)))
+    known = pc.and_(pc.is_null(new["reject_reason"]), pc.is_in(new["sha256"], usable(old)))
     return Listing(
         pa.concat_tables([_removed(pa.concat_tables(gone)), new]), retry=False, known=pc.sum(known).as_py() or 0
     )
@@ -209,12 +167,12 @@ def read_rejects(dataset: Dataset, on_progress: Callable[[int, int], None] | Non
     Raises:
         StorageError: the storage refused.
     """
-    unmade = _texts(unmade_sources(dataset))
+    unmade = texts(unmade_sources(dataset))
     rows: list[dict[str, Any]] = []
     for some in current_rows(dataset):
         # a list or an archive as a whole is mended by other lines or bytes, which a listing finds
         whole = pc.and_(pc.is_null(some["member"]), pc.is_valid(some["archive_bytes"]))
-        refused = pc.invert(pc.or_(whole, pc.is_in(some["reject_reason"], _texts(_NOT_RETRIED))))
+        refused = pc.invert(pc.or_(whole, pc.is_in(some["reject_reason"], texts(_NOT_RETRIED))))
         rows += some.filter(pc.or_(refused, pc.is_in(some["sha256"], unmade))).to_pylist()
     usable: list[dict[str, Any]] = []
     with ThreadPoolExecutor(_DECODERS, thread_name_prefix="retry") as pool:
@@ -252,7 +210,7 @@ def write_listing(dataset: Dataset, listing: Listing) -> None:
         StorageError: the storage refused.
     """
     facts = recipe_facts(dataset.recipe) | {"retry": str(listing.retry), "known": str(listing.known)}
-    _file(dataset.location, dataset.listings + 1).write(encode_table(listing.rows, facts))
+    listing_location(dataset.location, dataset.listings + 1).write(encode_table(listing.rows, facts))
     clear_parts(dataset.location)
 
 
@@ -264,7 +222,7 @@ def pending_listing(dataset: Dataset) -> Listing | None:
         StorageError: the storage refused.
     """
     try:
-        table = read_rows_of(_file(dataset.location, dataset.listings + 1))
+        table = read_rows_of(listing_location(dataset.location, dataset.listings + 1))
     except MissingFileError:
         return None
     facts = facts_of(table)
@@ -273,7 +231,7 @@ def pending_listing(dataset: Dataset) -> Listing | None:
 
 def listing_digest(dataset: Dataset, listing: int) -> dict[str, str]:
     """Return the digest of the table that a listing is kept in, by its name within the dataset."""
-    place = _file(dataset.location, listing)
+    place = listing_location(dataset.location, listing)
     name = place.url.removeprefix(f"{dataset.location.url}/")
     return {name: hashlib.sha256(place.read()).hexdigest()}
 
@@ -291,66 +249,11 @@ def plan_growth(dataset: Dataset, listing: Listing) -> Iterator[pa.Table]:
     rows = listing.rows
     if not listing.retry:
         ever = np.zeros(rows.num_rows, bool)
-        for there, _ in _History.read(dataset).rows(_USABLE):
-            ever |= np.asarray(pc.is_in(rows["sha256"], _usable(there)))
+        for there, _ in History.read(dataset).rows(USABLE):
+            ever |= np.asarray(pc.is_in(rows["sha256"], usable(there)))
         rows = rows.filter(pa.array(~ever))
     made = made_samples(dataset) if listing.retry else ()
     return plan_shards(rows.to_batches(_PLANNED_AT_ONCE), dataset.recipe, dataset.shard_count, made)
-
-
-@dataclass(frozen=True, slots=True)
-class _History:
-    """The index and all listings after it, as they are kept; decoded they take several times the memory.
-
-    Attributes:
-        files: the tables in order, encoded.
-        last: of each row whether no later one has its name; None if there is but the index.
-    """
-
-    files: tuple[TableFile, ...]
-    last: npt.NDArray[np.bool_] | None
-
-    @classmethod
-    def read(cls, dataset: Dataset) -> _History:
-        if not has_index(dataset.location, dataset.recipe):
-            raise IntegrityError(f"{dataset.location.url} has lost its index.parquet. Restore that file from a copy.")
-        places = [_file(dataset.location, listing) for listing in range(2, dataset.listings + 1)]
-        files = tuple(TableFile.read(place) for place in [dataset.location.join(INDEX_NAME), *places])
-        if len(files) == 1:
-            return cls(files, None)
-        keys = np.concatenate([_keys(rows, _NAME) for file in files for rows in file.rows(_NAME)])
-        _, from_behind = np.unique(keys[::-1], return_index=True)
-        last = np.zeros(len(keys), bool)
-        last[len(keys) - 1 - from_behind] = True
-        return cls(files, last)
-
-    def rows(self, columns: Sequence[str]) -> Iterator[tuple[pa.Table, npt.NDArray[np.bool_]]]:
-        """Yield some rows at a time, and which of them the corpus holds as it was listed last."""
-        begin = 0
-        for file in self.files:
-            for rows in file.rows([*columns, *({"reject_reason"} - {*columns})]):
-                stays = np.ones(rows.num_rows, bool)
-                if self.last is not None:
-                    stays = self.last[begin : begin + rows.num_rows].copy()
-                    stays &= np.asarray(pc.not_equal(pc.fill_null(rows["reject_reason"], ""), REMOVED))
-                begin += rows.num_rows
-                yield rows.select(list(columns)), stays
-
-
-def _usable(index: pa.Table) -> pa.Array:
-    """Digests of the photographs of an index that can be used."""
-    usable = pc.is_in(index["reject_reason"], _texts([None, "duplicate"]))
-    return index["sha256"].filter(usable).unique()
-
-
-def _keys(table: pa.Table, columns: Sequence[str]) -> Keys:
-    """Return a key of 16 bytes for each row, equal where all of these columns are."""
-    pieces = table.select(columns).to_batches(_COMPARED_AT_ONCE)
-    return _digests(row for piece in pieces for row in zip(*(values.to_pylist() for values in piece), strict=True))
-
-
-def _digests(rows: Iterable[Iterable[Any]]) -> Keys:
-    return np.fromiter((hashlib.blake2b(repr([*row]).encode(), digest_size=16).digest() for row in rows), "S16")
 
 
 def _find(ordered: Keys, wanted: Keys) -> npt.NDArray[np.int64]:
@@ -359,10 +262,6 @@ def _find(ordered: Keys, wanted: Keys) -> npt.NDArray[np.int64]:
         return np.full(len(wanted), -1)
     places = np.minimum(np.searchsorted(ordered, wanted), len(ordered) - 1)
     return np.where(ordered[places] == wanted, places, -1)
-
-
-def _texts(values: Iterable[str | None]) -> pa.Array:
-    return pa.array(list(values), pa.string())
 
 
 def _removed(rows: pa.Table) -> pa.Table:
@@ -398,7 +297,3 @@ def _in_order(dataset: Dataset, read: Callable[[int], pa.Table]) -> Iterable[tup
     shards = dataset.committed_shards()
     with ThreadPoolExecutor(_READERS) as pool:
         yield from zip(shards, pool.map(read, shards), strict=True)
-
-
-def _file(dataset: Location, listing: int) -> Location:
-    return dataset.join("listings", f"{listing:06d}.parquet")

@@ -11,7 +11,8 @@ import numpy.typing as npt
 
 from aura.errors import InvalidInputError
 from storage.datasets.arrays import encode_chunk, join_chunks, srgb_codec
-from storage.datasets.dataset import Dataset, object_location
+from storage.datasets.dataset import Dataset
+from storage.datasets.layout import object_location
 from storage.datasets.plan import shard_name
 from storage.datasets.samples import RejectRow, SampleRow, rejects_table, samples_table
 from storage.objects.tables import encode_table, seal_table

@@ -20,10 +20,11 @@ from aura.errors import IntegrityError, MissingFileError
 from storage.corpora.image_tables import open_table
 from storage.corpora.index import INDEX_NAME, reject_counts
 from storage.datasets.dataset import Dataset, open_dataset
-from storage.datasets.growth import current_index
+from storage.datasets.history import current_index
 from storage.datasets.lease import CLOCK_MARGIN_S, LeaseRecord, last_holder
 from storage.datasets.samples import rejects_table
-from storage.datasets.versions import list_tags, list_versions, read_version
+from storage.datasets.tags import list_tags
+from storage.datasets.versions import list_versions, read_version
 from storage.objects.location import Dated, Location, locate
 from storage.objects.tables import encode_table
 

@@ -1,26 +1,24 @@
 """Published versions: immutable lists of shards with the digest of every object, so that training can name its data.
 
-What left the corpus is left out of the next version by its list of removed samples; no shard is rewritten. A tag is a
-name for one version, in an object of its own, and never moves.
+What left the corpus is left out of the next version by its list of removed samples; no shard is rewritten.
 """
 
 from __future__ import annotations
 
 import hashlib
-import re
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-from aura.errors import DatasetConflictError, IntegrityError, InvalidInputError, MissingFileError
-from storage.datasets.dataset import FORMAT, FORMAT_VERSION, Dataset, object_location
+from aura.errors import IntegrityError, MissingFileError
+from storage.datasets.dataset import FORMAT, FORMAT_VERSION, Dataset
+from storage.datasets.layout import object_location
 from storage.datasets.sealed import seal, unseal
 from storage.objects.location import Location, locate
-from storage.objects.tables import decode_table, facts_of, read_table
+from storage.objects.tables import read_table
 
 _READERS: Final = 16
-_TAG: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,118 +107,6 @@ class VersionDiff:
     relabelled: bool
 
 
-def publish(
-    dataset: Dataset,
-    tag: str | None = None,
-    gone: Collection[str] = frozenset(),
-    labels: str | None = None,
-    shards: Sequence[int] | None = None,
-) -> int:
-    """Publish what is committed as the next version; what the latest version holds already is that version.
-
-    Args:
-        dataset: the dataset.
-        tag: a name for the version, or None; a tag names one version for ever.
-        gone: digests of photographs whose samples are left out.
-        labels: digest of a table of labels; None keeps those of the latest version.
-        shards: those that go into it, ascending; None for all that are committed.
-
-    Returns:
-        The version's number.
-
-    Raises:
-        InvalidInputError: no shard is committed, or the tag is no name.
-        DatasetConflictError: the tag names another version.
-        IntegrityError: a samples table is damaged.
-        StorageError: the storage refused.
-    """
-    named = None if tag is None else _tagged(dataset.location, tag)
-    described = _describe(dataset, dataset.committed_shards() if shards is None else shards, gone)
-    if not described:
-        raise InvalidInputError(
-            f"{dataset.location.url} has no finished shard to publish. Run `aura synthesize` first."
-        )
-    while True:
-        numbers = list_versions(dataset.location)
-        number = max(numbers, default=0)
-        latest = read_version(dataset.location, number) if numbers else None
-        labels = labels or (latest.labels if latest else None)
-        if latest is None or (latest.shards, latest.labels) != (described, labels):
-            number += 1
-            version = Version(
-                number=number,
-                recipe_digest=dataset.recipe.digest,
-                model_digest=dataset.model_digest,
-                complete=len(described) == dataset.shard_count,
-                shards=described,
-                listing=dataset.listings,
-                labels=labels,
-            )
-            if named is not None:  # before anything is written
-                raise _tag_taken(dataset.location, str(tag), named)
-            # somebody else may have taken the number since; then look again
-            if not _file(dataset.location, number).create(_encode(version)):
-                continue
-        if tag is not None:
-            tag_version(dataset.location, number, tag)
-        return number
-
-
-def tag_version(dataset_url: str | Location, number: int, tag: str) -> None:
-    """Give a published version a name; it may have several.
-
-    Raises:
-        InvalidInputError: the tag is no name.
-        MissingFileError: there is no such version.
-        DatasetConflictError: the tag names another version.
-        StorageError: the storage refused.
-    """
-    location = locate(dataset_url)
-    _require_tag(tag)
-    read_version(location, number)
-    if not _tag_file(location, tag).create(seal({"tag": tag, "version": number})):
-        other = list_tags(location)[tag]
-        if other != number:
-            raise _tag_taken(location, tag, other)
-
-
-def list_tags(dataset_url: str | Location) -> dict[str, int]:
-    """Return the number of the version that each tag names, by tag.
-
-    Raises:
-        IntegrityError: a tag is damaged.
-        StorageError: the storage refused.
-    """
-    folder = locate(dataset_url).join("tags")
-    names = [name.removesuffix(".json") for name in folder.names() if name.endswith(".json")]
-    return {name: int(unseal(_tag_file(locate(dataset_url), name).read(), f"Tag {name}")["version"]) for name in names}
-
-
-def resolve_version(dataset_url: str | Location, version: int | str | None) -> int:
-    """Return the number of a version that is given by number or tag; of the newest for None.
-
-    Raises:
-        MissingFileError: there is no such version or tag, or no version at all.
-        IntegrityError: the tag is damaged.
-        StorageError: the storage refused.
-    """
-    location = locate(dataset_url)
-    if isinstance(version, str) and not version.isdigit():
-        tags = list_tags(location)
-        if version not in tags:
-            known = ", ".join(sorted(tags)) or "none"
-            raise MissingFileError(f"{location.url} has no version tagged {version!r}; tags: {known}.")
-        return tags[version]
-    numbers = list_versions(location)
-    if version is None and not numbers:
-        raise MissingFileError(f"{location.url} has no published version. Publish one, or read version='unpublished'.")
-    number = numbers[-1] if version is None else int(version)
-    if number not in numbers:
-        known = ", ".join(map(str, numbers)) or "none"
-        raise MissingFileError(f"{location.url} has no version {number}; published: {known}.")
-    return number
-
-
 def diff_versions(dataset: Dataset, first: int, second: int) -> VersionDiff:
     """Tell how two versions differ; only shards that are not the same in both are read.
 
@@ -265,14 +151,14 @@ def read_version(dataset_url: str | Location, number: int) -> Version:
     """
     location = locate(dataset_url)
     try:
-        document = _file(location, number).read()
+        document = version_file(location, number).read()
     except MissingFileError as error:
         known = ", ".join(map(str, list_versions(location))) or "none"
         raise MissingFileError(f"{location.url} has no version {number}; published: {known}.") from error
     try:
-        return _decode(unseal(document, _file(location, number).url), number)
+        return _decode(unseal(document, version_file(location, number).url), number)
     except (ValueError, KeyError, TypeError) as error:
-        raise IntegrityError(f"{_file(location, number).url} is damaged. Restore it from a copy.") from error
+        raise IntegrityError(f"{version_file(location, number).url} is damaged. Restore it from a copy.") from error
 
 
 def verify_version(dataset: Dataset, number: int) -> None:
@@ -303,55 +189,6 @@ def verify_version(dataset: Dataset, number: int) -> None:
         )
 
 
-def describe_shard(dataset: Dataset, shard: int, gone: Collection[str] = frozenset()) -> PublishedShard:
-    """Say what a version that is published now would say of a committed shard.
-
-    Args:
-        dataset: the dataset.
-        shard: its number.
-        gone: digests of photographs whose samples are left out.
-
-    Raises:
-        MissingFileError: the shard is not committed.
-        IntegrityError: its table is damaged.
-        StorageError: the storage refused.
-    """
-    place = object_location(dataset.location, "samples", shard)
-    data = place.read()
-    table = decode_table(data, place.url, ["index", "source_sha256"])
-    facts = facts_of(table)
-    digests = {name: facts.get(f"{name}_sha256", "") for name in ("raw", "srgb", "rejects")}
-    rows = zip(table["index"].to_pylist(), table["source_sha256"].to_pylist(), strict=True)
-    removed = tuple(index for index, digest in rows if digest in gone)
-    return PublishedShard(
-        shard=shard,
-        samples=table.num_rows - len(removed),
-        rejects=int(facts["rejects"]),
-        sha256={"samples": hashlib.sha256(data).hexdigest()}
-        | {name: value for name, value in digests.items() if value},
-        removed=removed,
-    )
-
-
-def _describe(dataset: Dataset, shards: Sequence[int], gone: Collection[str]) -> tuple[PublishedShard, ...]:
-    with ThreadPoolExecutor(_READERS) as pool:
-        return tuple(pool.map(lambda shard: describe_shard(dataset, shard, gone), shards))
-
-
-def check_tag(dataset_url: str | Location, tag: str) -> None:
-    """Check, before any work, that a tag can be given to the latest version or to a next one.
-
-    Raises:
-        InvalidInputError: the tag is no name.
-        DatasetConflictError: the tag names an older version.
-        StorageError: the storage refused.
-    """
-    location = locate(dataset_url)
-    named = _tagged(location, tag)
-    if named is not None and named != max(list_versions(location)):
-        raise _tag_taken(location, tag, named)
-
-
 def _sample_names(dataset: Dataset, shards: Sequence[PublishedShard]) -> dict[int, SampleName]:
     columns = ["index", "sample_id", "source_uri", "source_member"]
 
@@ -367,34 +204,13 @@ def _sample_names(dataset: Dataset, shards: Sequence[PublishedShard]) -> dict[in
         return {sample.index: sample for samples in pool.map(read, shards) for sample in samples}
 
 
-def _require_tag(tag: str) -> None:
-    if not _TAG.fullmatch(tag) or tag.isdigit():
-        raise InvalidInputError(
-            f"{tag!r} is no tag; expected up to 64 letters, digits, dots, dashes and underscores, not digits alone."
-        )
-
-
-def _tagged(location: Location, tag: str) -> int | None:
-    """Return the version that a tag names, or None."""
-    _require_tag(tag)
-    return list_tags(location).get(tag)
-
-
-def _tag_taken(location: Location, tag: str, number: int) -> DatasetConflictError:
-    return DatasetConflictError(
-        f"Tag {tag!r} of {location.url} names version {number} and never moves. Choose another tag."
-    )
-
-
-def _file(dataset: Location, number: int) -> Location:
+def version_file(dataset: Location, number: int) -> Location:
+    """Return where a version's document lies."""
     return dataset.join("versions", f"{number:06d}.json")
 
 
-def _tag_file(dataset: Location, tag: str) -> Location:
-    return dataset.join("tags", f"{tag}.json")
-
-
-def _encode(version: Version) -> bytes:
+def encode_version(version: Version) -> bytes:
+    """Encode the document of a version."""
     return seal(
         {
             "format": FORMAT,

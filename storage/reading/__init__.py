@@ -1,6 +1,6 @@
 """What trainers read: map-style datasets, endless exact streams, crops, and other programs' formats."""
 
-from storage.reading.crops import Cutting
+from storage.reading.cutting import Cutting
 from storage.reading.frames import Caching
 from storage.reading.loading import RawLoader
 from storage.reading.map_style import RawDataset

@@ -18,7 +18,8 @@ import numpy.typing as npt
 from numcodecs.pcodec import PCodec
 
 from aura.errors import IntegrityError, InvalidInputError, MissingFileError
-from storage.datasets.dataset import Dataset, object_location
+from storage.datasets.dataset import Dataset
+from storage.datasets.layout import object_location
 from storage.objects.location import Location
 from storage.objects.tables import facts_of, read_table
 from storage.objects.transport import Bytes, Transport, open_transport

@@ -18,7 +18,8 @@ from storage.objects.location import Location
 from storage.objects.refusals import refusals
 from storage.objects.transport import TransportName
 from storage.reading.crop_annotations import SampleAnnotations
-from storage.reading.crops import Cutter, Cutting, Frame
+from storage.reading.crops import Cutter, Frame
+from storage.reading.cutting import Cutting
 from storage.reading.frames import FrameReader
 from storage.reading.sample_columns import VersionName, as_columns, choose_version, load_samples
 from storage.reading.selection import select

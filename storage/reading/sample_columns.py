@@ -16,7 +16,8 @@ import pyarrow.compute as pc
 from aura.errors import InvalidInputError
 from storage.datasets.dataset import Dataset, open_dataset
 from storage.datasets.samples import SAMPLE_SCHEMA
-from storage.datasets.versions import read_version, resolve_version
+from storage.datasets.tags import resolve_version
+from storage.datasets.versions import read_version
 from storage.objects.location import Location
 from storage.objects.tables import row_at
 

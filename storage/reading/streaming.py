@@ -17,7 +17,8 @@ from torch.utils.data import IterableDataset, get_worker_info
 from aura.errors import InvalidInputError
 from storage.objects.location import Location
 from storage.objects.transport import TransportName
-from storage.reading.crops import Cutter, Cutting, Frame
+from storage.reading.crops import Cutter, Frame
+from storage.reading.cutting import Cutting
 from storage.reading.frames import Caching, Fetched, FrameReader
 from storage.reading.order import Batch, Progress, Shape, Visits, batches_of, epoch_visits, rank_part, whole_batches
 from storage.reading.sample_columns import VersionName, as_columns, choose_version, load_samples

@@ -15,8 +15,8 @@ import torch
 from PIL import Image
 
 from storage.datasets.dataset import Dataset, open_dataset
-from storage.datasets.growth import current_index
-from storage.datasets.versions import publish
+from storage.datasets.history import current_index
+from storage.datasets.publishing import publish
 from storage.labelling.annotating import annotate, keep_annotations
 from storage.recipe import AnnotationSource
 from tests.conftest import REPOSITORY, S3Server

@@ -16,10 +16,10 @@ from examples.detect.detector import LEVELS, Detector, visible
 from examples.detect.fcos import detections, loss, teach
 from examples.detect.scoring import Light, Scores, held_out, score, score_guesses, score_network
 from examples.detect.training import Settings, prepare, train
-from storage.datasets.dataset import create_or_open
+from storage.datasets.creation import create_or_open
 from storage.datasets.labels import write_labels
+from storage.datasets.publishing import publish
 from storage.datasets.shard import ShardData, write_shard
-from storage.datasets.versions import publish
 from storage.labelling.annotating import COLUMN, LABELS, annotation_as_row
 from storage.labelling.boxes import Annotation
 from storage.objects.location import locate

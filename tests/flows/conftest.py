@@ -22,10 +22,11 @@ from flows.servers.server import Server, data_folder, prefect_server
 from flows.shards.shard import synthesize_shard
 from storage.corpora.index import index_batches, index_digest
 from storage.corpora.ingest import ingest
-from storage.datasets.dataset import create_or_open, open_dataset
-from storage.datasets.growth import current_index
+from storage.datasets.creation import create_or_open
+from storage.datasets.dataset import open_dataset
+from storage.datasets.history import current_index
 from storage.datasets.plan import plan_shards, write_plan
-from storage.datasets.versions import publish
+from storage.datasets.publishing import publish
 from storage.labelling.annotating import annotate, keep_annotations
 from storage.recipe import Recipe, load_recipe
 from tests.conftest import S3Server

@@ -12,9 +12,10 @@ from flows.checks import check
 from flows.factory import finished
 from flows.reports.report import fetch_report
 from storage.datasets.dataset import Dataset, open_dataset
-from storage.datasets.growth import current_index
+from storage.datasets.history import current_index
 from storage.datasets.labels import match_labels, read_labels, write_labels
-from storage.datasets.versions import publish, read_version
+from storage.datasets.publishing import publish
+from storage.datasets.versions import read_version
 from storage.labelling.annotating import (
     annotate,
     annotated_samples,

@@ -17,7 +17,8 @@ from PIL import Image
 from aura.sensor.catalog import load_profile
 from storage.corpora.index import index_batches
 from storage.corpora.ingest import ingest
-from storage.datasets.dataset import Dataset, create_or_open
+from storage.datasets.creation import create_or_open
+from storage.datasets.dataset import Dataset
 from storage.datasets.samples import RejectRow, SampleRow
 from storage.datasets.shard import ShardData, write_shard
 from storage.objects.location import Location, locate

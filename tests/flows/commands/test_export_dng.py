@@ -13,7 +13,7 @@ from PIL import Image
 from aura.bayer import unpack
 from aura.training.raw_files import read_raw
 from storage.datasets.dataset import open_dataset
-from storage.datasets.versions import publish
+from storage.datasets.publishing import publish
 from storage.reading.sample_columns import choose_version, load_samples
 from tests.flows.conftest import Aura, make_dataset, small_recipe, write_photograph
 from tests.requirements import needs

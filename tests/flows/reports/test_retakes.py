@@ -11,7 +11,7 @@ from flows.reports.quality import measure_quality
 from flows.reports.report import build_report
 from flows.reports.retakes import ISOS, choose_cameras, retake, retakes
 from storage.datasets.dataset import Dataset, open_dataset
-from storage.datasets.growth import current_index
+from storage.datasets.history import current_index
 from storage.recipe import Gates
 from tests.flows.conftest import make_dataset, small_recipe, write_photograph
 

@@ -18,7 +18,8 @@ from flows.shards import sample, shard
 from flows.shards.shard import synthesize_shard
 from storage.corpora.index import index_batches
 from storage.corpora.ingest import ingest
-from storage.datasets.dataset import Dataset, create_or_open
+from storage.datasets.creation import create_or_open
+from storage.datasets.dataset import Dataset
 from storage.datasets.plan import plan_shards, read_shard_plan, write_plan
 from storage.recipe import load_recipe
 from tests.storage.conftest import save_image

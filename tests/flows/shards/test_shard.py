@@ -13,9 +13,11 @@ from aura.sensor.catalog import load_profile
 from flows.shards.shard import synthesize_shard
 from storage.corpora.index import index_batches
 from storage.corpora.ingest import ingest
-from storage.datasets.dataset import Dataset, create_or_open
+from storage.datasets.creation import create_or_open
+from storage.datasets.dataset import Dataset
 from storage.datasets.plan import plan_shards, write_plan
-from storage.datasets.versions import publish, verify_version
+from storage.datasets.publishing import publish
+from storage.datasets.versions import verify_version
 from storage.objects.location import Entry, locate
 from storage.recipe import load_recipe
 from tests.storage.conftest import CAMERA, save_image

@@ -28,7 +28,8 @@ from aura.errors import (
 from aura.sensor.catalog import load_profile
 from aura.sensor.profile import SensorProfile
 from storage.datasets.arrays import create_array, encode_shard
-from storage.datasets.dataset import Dataset, create_or_open, find_dataset, open_dataset
+from storage.datasets.creation import create_or_open, find_dataset
+from storage.datasets.dataset import Dataset, open_dataset
 from storage.datasets.samples import SAMPLE_SCHEMA
 from storage.datasets.shard import ShardData, is_committed, write_shard
 from storage.objects.file_systems import storage_options

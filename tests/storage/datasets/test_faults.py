@@ -11,11 +11,11 @@ import pytest
 from aura.sensor.catalog import load_profile
 from benchmarks import fault_proxy
 from benchmarks.fault_proxy import FAULTS, FaultProxy
-from storage.datasets.dataset import create_or_open
+from storage.datasets.creation import create_or_open
 from storage.datasets.lease import hold
+from storage.datasets.publishing import publish
 from storage.datasets.shard import write_shard
 from storage.datasets.verification import verify
-from storage.datasets.versions import publish
 from storage.objects.location import Location, locate
 from tests.conftest import S3Server
 from tests.storage.conftest import CAMERA, shard_data, small_recipe

@@ -12,11 +12,10 @@ from aura.sensor.catalog import load_profile
 from storage.corpora.index import index_batches, index_digest
 from storage.corpora.ingest import ingest
 from storage.datasets import growth
-from storage.datasets.dataset import Dataset, complete_group, create_or_open, grow, open_dataset, read_manifest
+from storage.datasets.creation import complete_group, create_or_open, grow
+from storage.datasets.dataset import Dataset, open_dataset
 from storage.datasets.growth import (
-    current_index,
     find_changes,
-    gone_sources,
     listing_digest,
     pending_listing,
     plan_growth,
@@ -24,10 +23,13 @@ from storage.datasets.growth import (
     read_rejects,
     write_listing,
 )
+from storage.datasets.history import current_index, gone_sources
+from storage.datasets.metadata import read_manifest
 from storage.datasets.plan import plan_shards, read_shard_plan, write_plan
+from storage.datasets.publishing import publish
 from storage.datasets.samples import RejectRow
 from storage.datasets.shard import ShardData, write_shard
-from storage.datasets.versions import diff_versions, publish, read_version, verify_version
+from storage.datasets.versions import diff_versions, read_version, verify_version
 from storage.objects.location import Location, locate
 from storage.reading.map_style import RawDataset
 from storage.recipe import Recipe
@@ -214,7 +216,7 @@ def test_a_growth_that_was_stopped_goes_on_without_listing_again(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("storage.datasets.dataset.complete_group", stop)  # killed after the root was written
+        patch.setattr("storage.datasets.creation.complete_group", stop)  # killed after the root was written
         with pytest.raises(KeyboardInterrupt):
             grow(reopened, summary.samples, objects)
     larger = open_dataset(dataset.location)

@@ -8,9 +8,11 @@ import pytest
 from aura.errors import InvalidInputError, MissingFileError
 from storage.datasets.dataset import Dataset
 from storage.datasets.labels import match_labels, read_label_table, read_labels, write_labels
+from storage.datasets.publishing import publish
 from storage.datasets.shard import write_shard
-from storage.datasets.verification import Problem, verify
-from storage.datasets.versions import diff_versions, publish, read_version
+from storage.datasets.survey import Problem
+from storage.datasets.verification import verify
+from storage.datasets.versions import diff_versions, read_version
 from tests.storage.conftest import shard_data
 
 MakeDataset = Callable[..., Dataset]

@@ -9,12 +9,13 @@ from aura.sensor.catalog import load_profile
 from storage.corpora.index import index_batches, index_digest
 from storage.corpora.ingest import ingest, read_parts
 from storage.corpora.sources import Item
-from storage.datasets.dataset import Dataset, create_or_open
+from storage.datasets.creation import create_or_open
+from storage.datasets.dataset import Dataset
 from storage.datasets.lease import hold, last_holder
 from storage.datasets.plan import plan_shards, write_plan
+from storage.datasets.publishing import publish
 from storage.datasets.shard import write_shard
 from storage.datasets.status import read_status
-from storage.datasets.versions import publish
 from storage.objects.location import Location
 from storage.recipe import Recipe
 from tests.storage.conftest import CAMERA, reject_row, save_image, shard_data, small_recipe

@@ -6,11 +6,14 @@ import pytest
 
 from aura.errors import IntegrityError, MissingFileError
 from storage.datasets.dataset import Dataset
+from storage.datasets.garbage import find_garbage, remove_garbage
 from storage.datasets.lease import hold
+from storage.datasets.publishing import publish
 from storage.datasets.sealed import seal_page
 from storage.datasets.shard import write_shard
-from storage.datasets.verification import find_garbage, remove_garbage, restore, survey, verify
-from storage.datasets.versions import publish, tag_version
+from storage.datasets.survey import survey
+from storage.datasets.tags import tag_version
+from storage.datasets.verification import restore, verify
 from storage.objects.location import Location
 from tests.storage.conftest import reject_row, shard_data
 from tests.storage.datasets.test_growth import dataset, photographs, recipe, take_in, write_missing
@@ -139,7 +142,8 @@ def test_what_a_stopped_run_left_is_no_fault_and_is_collected(make_dataset: Make
     if place.is_local:
         part = Path(place.url) / "raw" / ".x.part"
         part.write_bytes(b"half")
-        left.add("raw/.x.part")
+        (Path(place.url) / ".index.parquet.0.part").write_bytes(b"half")
+        left |= {"raw/.x.part", ".index.parquet.0.part"}
     seen = verify(place)
     assert set(seen.leftovers) == left
     assert {problem.name for problem in seen.problems} == mine

@@ -6,16 +6,10 @@ import pytest
 
 from aura.errors import DatasetConflictError, IntegrityError, InvalidInputError, MissingFileError
 from storage.datasets.dataset import Dataset
+from storage.datasets.publishing import publish
 from storage.datasets.shard import write_shard
-from storage.datasets.versions import (
-    list_tags,
-    list_versions,
-    publish,
-    read_version,
-    resolve_version,
-    tag_version,
-    verify_version,
-)
+from storage.datasets.tags import list_tags, resolve_version, tag_version
+from storage.datasets.versions import list_versions, read_version, verify_version
 from tests.storage.conftest import reject_row, shard_data
 
 MakeDataset = Callable[..., Dataset]

@@ -31,11 +31,16 @@ from hypothesis.stateful import (
 
 from aura.errors import InvalidInputError, LeaseHeldError, MissingFileError
 from aura.sensor.catalog import load_profile
-from storage.datasets.dataset import Dataset, complete_group, create_or_open, grow, open_dataset
+from storage.datasets.creation import complete_group, create_or_open, grow
+from storage.datasets.dataset import Dataset, open_dataset
+from storage.datasets.garbage import find_garbage
 from storage.datasets.lease import hold
+from storage.datasets.publishing import publish
 from storage.datasets.shard import ShardData, write_shard
-from storage.datasets.verification import find_garbage, survey, verify
-from storage.datasets.versions import list_versions, publish, read_version, resolve_version, tag_version
+from storage.datasets.survey import survey
+from storage.datasets.tags import resolve_version, tag_version
+from storage.datasets.verification import verify
+from storage.datasets.versions import list_versions, read_version
 from storage.objects.location import Location, locate
 from storage.reading.map_style import RawDataset
 from tests.storage.conftest import CAMERA, reject_row, shard_data, small_recipe

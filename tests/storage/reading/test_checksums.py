@@ -13,17 +13,12 @@ import zarr
 
 from aura.errors import IntegrityError, MissingFileError
 from aura.sensor.catalog import load_profile
-from storage.datasets.dataset import (
-    Dataset,
-    create_or_open,
-    group_documents,
-    grow,
-    open_dataset,
-    write_manifest,
-)
+from storage.datasets.creation import create_or_open, grow
+from storage.datasets.dataset import Dataset, open_dataset
+from storage.datasets.metadata import group_documents, write_manifest
+from storage.datasets.publishing import publish
 from storage.datasets.shard import ShardData, write_shard
 from storage.datasets.verification import verify
-from storage.datasets.versions import publish
 from storage.objects.location import locate
 from storage.reading.chunks import open_samples
 from storage.reading.map_style import RawDataset

@@ -17,15 +17,16 @@ from aura.augment import ORIENTATIONS, is_transposed, orient_packed, orient_pack
 from aura.bayer import CFA_PATTERNS, CfaPattern, pack, unpack
 from aura.errors import InvalidInputError
 from aura.sensor.catalog import load_profile
-from storage.datasets.dataset import Dataset, create_or_open
+from storage.datasets.creation import create_or_open
+from storage.datasets.dataset import Dataset
 from storage.datasets.labels import write_labels
+from storage.datasets.publishing import publish
 from storage.datasets.shard import ShardData, write_shard
-from storage.datasets.versions import publish
 from storage.labelling.annotating import COLUMN, LABELS, annotation_as_row, annotation_from_row
 from storage.labelling.boxes import Annotation
 from storage.objects.location import locate
 from storage.reading.crop_annotations import SampleAnnotations, Window, annotations_in_crop
-from storage.reading.crops import Cutting
+from storage.reading.cutting import Cutting
 from storage.reading.loading import RawLoader
 from storage.reading.map_style import RawDataset
 from storage.reading.splits import Split

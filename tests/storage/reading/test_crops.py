@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 
 from aura.sensor.catalog import load_profile
-from storage.datasets.dataset import Dataset, create_or_open
+from storage.datasets.creation import create_or_open
+from storage.datasets.dataset import Dataset
+from storage.datasets.publishing import publish
 from storage.datasets.shard import ShardData, write_shard
-from storage.datasets.versions import publish
 from storage.objects.location import locate
-from storage.reading.crops import Cutting
+from storage.reading.cutting import Cutting
 from storage.reading.streaming import RawStream, Source
 from tests.storage.conftest import CAMERA, sample_row, small_recipe
 

@@ -13,8 +13,8 @@ from aura.bayer import unpack
 from aura.errors import DatasetConflictError, MissingFileError
 from storage.datasets.dataset import Dataset
 from storage.datasets.labels import match_labels, write_labels
+from storage.datasets.publishing import publish
 from storage.datasets.shard import write_shard
-from storage.datasets.versions import publish
 from storage.objects.location import Location
 from storage.reading.exporting import export_coco, export_webdataset
 from tests.storage.conftest import MakeDataset, reject_row, shard_data

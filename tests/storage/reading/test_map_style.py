@@ -12,9 +12,10 @@ import torch
 
 from aura.errors import InvalidInputError, MissingFileError, StorageAccessError
 from aura.sensor.catalog import load_profile
-from storage.datasets.dataset import Dataset, create_or_open
+from storage.datasets.creation import create_or_open
+from storage.datasets.dataset import Dataset
+from storage.datasets.publishing import publish
 from storage.datasets.shard import write_shard
-from storage.datasets.versions import publish
 from storage.objects.location import locate
 from storage.reading.map_style import RawDataset
 from tests.conftest import S3Server

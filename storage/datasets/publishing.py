@@ -1,0 +1,116 @@
+"""Publishing: what is committed becomes the next version."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final
+
+from aura.errors import InvalidInputError
+from storage.datasets.dataset import Dataset
+from storage.datasets.layout import object_location
+from storage.datasets.tags import tag_taken, tag_version, tagged
+from storage.datasets.versions import (
+    PublishedShard,
+    Version,
+    encode_version,
+    list_versions,
+    read_version,
+    version_file,
+)
+from storage.objects.tables import decode_table, facts_of
+
+_READERS: Final = 16
+
+
+def publish(
+    dataset: Dataset,
+    tag: str | None = None,
+    gone: Collection[str] = frozenset(),
+    labels: str | None = None,
+    shards: Sequence[int] | None = None,
+) -> int:
+    """Publish what is committed as the next version; what the latest version holds already is that version.
+
+    Args:
+        dataset: the dataset.
+        tag: a name for the version, or None; a tag names one version for ever.
+        gone: digests of photographs whose samples are left out.
+        labels: digest of a table of labels; None keeps those of the latest version.
+        shards: those that go into it, ascending; None for all that are committed.
+
+    Returns:
+        The version's number.
+
+    Raises:
+        InvalidInputError: no shard is committed, or the tag is no name.
+        DatasetConflictError: the tag names another version.
+        IntegrityError: a samples table is damaged.
+        StorageError: the storage refused.
+    """
+    named = None if tag is None else tagged(dataset.location, tag)
+    described = _describe(dataset, dataset.committed_shards() if shards is None else shards, gone)
+    if not described:
+        raise InvalidInputError(
+            f"{dataset.location.url} has no finished shard to publish. Run `aura synthesize` first."
+        )
+    while True:
+        numbers = list_versions(dataset.location)
+        number = max(numbers, default=0)
+        latest = read_version(dataset.location, number) if numbers else None
+        labels = labels or (latest.labels if latest else None)
+        if latest is None or (latest.shards, latest.labels) != (described, labels):
+            number += 1
+            version = Version(
+                number=number,
+                recipe_digest=dataset.recipe.digest,
+                model_digest=dataset.model_digest,
+                complete=len(described) == dataset.shard_count,
+                shards=described,
+                listing=dataset.listings,
+                labels=labels,
+            )
+            if named is not None:  # before anything is written
+                raise tag_taken(dataset.location, str(tag), named)
+            # somebody else may have taken the number since; then look again
+            if not version_file(dataset.location, number).create(encode_version(version)):
+                continue
+        if tag is not None:
+            tag_version(dataset.location, number, tag)
+        return number
+
+
+def describe_shard(dataset: Dataset, shard: int, gone: Collection[str] = frozenset()) -> PublishedShard:
+    """Say what a version that is published now would say of a committed shard.
+
+    Args:
+        dataset: the dataset.
+        shard: its number.
+        gone: digests of photographs whose samples are left out.
+
+    Raises:
+        MissingFileError: the shard is not committed.
+        IntegrityError: its table is damaged.
+        StorageError: the storage refused.
+    """
+    place = object_location(dataset.location, "samples", shard)
+    data = place.read()
+    table = decode_table(data, place.url, ["index", "source_sha256"])
+    facts = facts_of(table)
+    digests = {name: facts.get(f"{name}_sha256", "") for name in ("raw", "srgb", "rejects")}
+    rows = zip(table["index"].to_pylist(), table["source_sha256"].to_pylist(), strict=True)
+    removed = tuple(index for index, digest in rows if digest in gone)
+    return PublishedShard(
+        shard=shard,
+        samples=table.num_rows - len(removed),
+        rejects=int(facts["rejects"]),
+        sha256={"samples": hashlib.sha256(data).hexdigest()}
+        | {name: value for name, value in digests.items() if value},
+        removed=removed,
+    )
+
+
+def _describe(dataset: Dataset, shards: Sequence[int], gone: Collection[str]) -> tuple[PublishedShard, ...]:
+    with ThreadPoolExecutor(_READERS) as pool:
+        return tuple(pool.map(lambda shard: describe_shard(dataset, shard, gone), shards))

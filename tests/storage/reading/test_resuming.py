@@ -1,0 +1,96 @@
+"""A stream goes on where it was stopped, with any number of workers."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from aura.errors import InvalidInputError
+from storage.datasets.dataset import Dataset
+from storage.reading.cutting import Cutting
+from storage.reading.streaming import RawStream
+
+
+def test_it_resumes_in_mid_epoch(dataset: Dataset) -> None:
+    def new() -> RawStream:
+        return RawStream(dataset.location, batch_size=4, cutting=Cutting(crop=8), crops_per_sample=2, memory_mib=1)
+
+    whole = [batch["raw"] for batch in new()] + [batch["raw"] for batch in _second_epoch(new())]
+    stream = new()
+    running = iter(stream)
+    before = [next(running)["raw"] for _ in range(3)]
+    state = json.loads(json.dumps(stream.state_dict()))
+    resumed = new()
+    resumed.load_state_dict(state)
+    after = [batch["raw"] for batch in resumed] + [batch["raw"] for batch in resumed]
+    assert len(before + after) == len(whole) == 22
+    assert all(torch.equal(one, again) for one, again in zip(before + after, whole, strict=True))
+
+
+def _second_epoch(stream: RawStream) -> RawStream:
+    stream.set_epoch(1)
+    return stream
+
+
+def test_a_state_of_another_stream_is_refused(dataset: Dataset, other: Dataset) -> None:
+    state = RawStream(dataset.location, batch_size=4).state_dict()
+    with pytest.raises(InvalidInputError, match="batch_size, block, seed differ"):
+        RawStream(dataset.location, batch_size=5, seed=1).load_state_dict(state)
+    with pytest.raises(InvalidInputError, match="data differ"):
+        RawStream(other.location, batch_size=4).load_state_dict(state)
+    with pytest.raises(InvalidInputError, match="not a state"):
+        RawStream(dataset.location).load_state_dict({})
+
+
+BY_WORKERS = """
+import json, sys
+from collections import Counter
+import torch
+from storage.reading.cutting import Cutting
+from storage.reading.loading import RawLoader
+from storage.reading.streaming import RawStream
+
+def new(workers, method=sys.argv[2]):
+    cutting = Cutting(crop=8, noise=True, augment="keep_cfa")
+    stream = RawStream(sys.argv[1], batch_size=4, cutting=cutting, crops_per_sample=3, memory_mib=1, seed=5)
+    stream._block_visits = 4
+    return RawLoader(stream, num_workers=workers, start_method=method)
+
+def key(batch):
+    return batch["raw"].numpy().tobytes()
+
+if __name__ == "__main__":
+    loader = new(2)
+    whole = [key(batch) for batch in loader]
+    assert len(whole) == len(loader) == 17
+    assert loader.stream.epoch == 1
+    if sys.argv[2] == "fork":
+        here = new(0, None)
+        assert Counter(key(batch) for batch in here) == Counter(whole)
+    for stop in (1, 7) if sys.argv[2] == "fork" else (7,):
+        running, begun = iter(loader := new(2)), []
+        begun = [key(next(running)) for _ in range(stop)]
+        state = json.loads(json.dumps(loader.state_dict()))
+        del running
+        again = new(2)
+        again.load_state_dict(state)
+        assert begun + [key(batch) for batch in again] == whole
+        if sys.argv[2] == "fork":
+            fewer = new(3)
+            fewer.load_state_dict(state)
+            assert Counter(begun + [key(batch) for batch in fewer]) == Counter(whole)
+    print("the same")
+"""
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_workers_give_the_same_batches_and_resume_exactly(dataset: Dataset, method: str, tmp_path: Path) -> None:
+    # in a process of its own: a Dask cluster that another test ran here leaves exit handlers that no fork survives
+    script = tmp_path / "by_workers.py"
+    script.write_text(BY_WORKERS)
+    command = [sys.executable, str(script), dataset.location.url, method]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=250, check=False)
+    assert done.stdout == "the same\n", done.stderr
