@@ -49,6 +49,10 @@ class StorageAccessError(AuraError, PermissionError):
     """The storage refused the credentials."""
 
 
+class ForbiddenHostError(StorageAccessError):
+    """A server of the web that is not asked: at a link-local address, or a cloud's metadata service."""
+
+
 class DatasetConflictError(AuraError, FileExistsError):
     """The dataset was made by another recipe, or somebody else is writing it."""
 

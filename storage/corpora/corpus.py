@@ -14,7 +14,9 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from aura.errors import (
+    AuraError,
     EmptyCorpusError,
+    ForbiddenHostError,
     IntegrityError,
     MissingFileError,
     RejectedImageError,
@@ -130,9 +132,9 @@ def read_item(
         return
     found: Iterator[tuple[Source, Content]]
     if item.is_tar:
-        found = read_members(item, limits.max_bytes, named)
+        found = _read_archive(item, read_members(item, limits.max_bytes, named))
     elif item.is_table:
-        found = read_rows(item, limits.max_bytes, column, named)
+        found = _read_archive(item, read_rows(item, limits.max_bytes, column, named))
     else:
         found = _read_file(item, limits, licences)
     yield from judge(found, licences)
@@ -202,18 +204,30 @@ def _read_bytes(item: Item, limits: Limits) -> tuple[Source, Content]:
             raise _too_large(len(data), limits)
     except RejectedImageError as error:
         return Source(item.uri, None, None, size), error
-    except MissingFileError:
-        return Source(item.uri, None, None, size), RejectedImageError("missing", "It was listed but is gone.")
-    except StorageAccessError:
-        if not place.is_local and not place.is_web:  # a bucket's refusal is about the keys, not about one file
-            raise
-        said = "Its permissions forbid reading it."
-        return Source(item.uri, None, None, size), RejectedImageError("unreadable", said)
-    except StorageError as error:
-        if not place.is_web:
-            raise
-        return Source(item.uri, None, None, size), RejectedImageError("unreadable", str(error))
+    except (MissingFileError, StorageAccessError, StorageError) as error:
+        return Source(item.uri, None, None, size), _refusal_of(place, error)
     return Source(item.uri, None, None, len(data)), data
+
+
+def _read_archive(item: Item, found: Iterator[tuple[Source, Content]]) -> Iterator[tuple[Source, Content]]:
+    """Yield what a tar or Parquet file holds, as far as it can be read, and why no further."""
+    try:
+        yield from found
+    except (MissingFileError, StorageAccessError, StorageError) as error:
+        yield Source(item.uri, None, None, item.size, item.size), _refusal_of(locate(item.uri), error)
+
+
+def _refusal_of(place: Location, error: AuraError) -> RejectedImageError:
+    """Say why one file cannot be read; raise what is not about this file alone."""
+    if isinstance(error, MissingFileError):
+        return RejectedImageError("missing", "It was listed but is gone.")
+    if isinstance(error, ForbiddenHostError):
+        return RejectedImageError("forbidden_host", str(error))
+    if place.is_web:
+        return RejectedImageError("unreadable", str(error))
+    if isinstance(error, StorageAccessError) and place.is_local:  # a bucket's refusal is about the keys
+        return RejectedImageError("unreadable", "Its permissions forbid reading it.")
+    raise error
 
 
 def _too_large(size: int, limits: Limits) -> RejectedImageError:

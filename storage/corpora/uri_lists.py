@@ -16,7 +16,16 @@ from typing import Final
 
 import pyarrow as pa
 
-from aura.errors import AuraError, IntegrityError, InvalidInputError, MissingFileError, RejectedImageError
+from aura.errors import (
+    AuraError,
+    ForbiddenHostError,
+    IntegrityError,
+    InvalidInputError,
+    MissingFileError,
+    RejectedImageError,
+    StorageAccessError,
+    StorageError,
+)
 from storage.corpora.image_tables import is_text, open_table
 from storage.corpora.licences import licence_text
 from storage.corpora.sources import Item
@@ -146,6 +155,12 @@ def _item(line: str, folder: Location) -> Item:
         return Item(item.uri, found.size())  # it is known again by its length
     except MissingFileError:
         return Item(item.uri, None, ("missing", "It is listed but is not there."))
+    except ForbiddenHostError as error:
+        return Item(item.uri, None, ("forbidden_host", str(error)))
+    except (StorageError, StorageAccessError) as error:
+        if not found.is_web:  # a bucket's refusal is about the keys, not about one file
+            raise
+        return Item(item.uri, None, ("unreadable", str(error)))
 
 
 def _refusal(line: str) -> tuple[str, str] | None:

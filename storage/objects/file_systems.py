@@ -12,6 +12,7 @@ from typing import Any
 import fsspec
 
 from aura.errors import InvalidInputError
+from storage.objects.web_addresses import get_client
 
 
 def storage_options(scheme: str, *, asynchronous: bool = False) -> dict[str, Any]:
@@ -61,7 +62,7 @@ def file_system(scheme: str, *, asynchronous: bool = False) -> Any:
 @lru_cache(maxsize=32)
 def _cached_file_system(process: int, scheme: str, options: str) -> Any:  # noqa: ARG001  # none may cross a fork
     # fsspec's own cache makes one for each thread, with connections of its own
-    given = json.loads(options)
+    given = json.loads(options) | ({"get_client": get_client} if scheme in {"http", "https"} else {})
     try:
         kind = fsspec.get_filesystem_class(scheme)
         inspect.signature(kind.__init__).bind(None, **given)  # half-made ones complain again when they are collected

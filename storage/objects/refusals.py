@@ -12,7 +12,8 @@ from typing import Final
 from aiohttp import ClientError as HttpError
 from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, PartialCredentialsError
 
-from aura.errors import AuraError, MissingFileError, StorageAccessError, StorageError
+from aura.errors import AuraError, ForbiddenHostError, MissingFileError, StorageAccessError, StorageError
+from storage.objects.web_addresses import find_forbidden
 
 _NO_ROOM: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _READ_ONLY: Final = {errno.EROFS, errno.EACCES, errno.EPERM}
@@ -35,6 +36,7 @@ def refusals(url: str, action: str) -> Iterator[None]:
     Raises:
         MissingFileError: what was asked for, or its bucket, is not there.
         StorageAccessError: the credentials were refused or are missing.
+        ForbiddenHostError: a server of the web is at an address that is not asked.
         StorageError: anything else that a storage says, and libraries' own failures to reach it.
     """
     try:
@@ -45,12 +47,27 @@ def refusals(url: str, action: str) -> Iterator[None]:
         raise StorageAccessError(
             f"Cannot {action} {url}: no credentials found. Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY."
         ) from error
-    except FileNotFoundError as error:
-        raise MissingFileError(_missing_message(url, action)) from error
-    except PermissionError as error:
-        raise StorageAccessError(_access_message(url, action, error)) from error
-    except (OSError, BotoCoreError, ClientError, HttpError, TimeoutError) as error:
+    except (OSError, HttpError) as error:
+        if forbidden := find_forbidden(error):
+            raise ForbiddenHostError(_forbidden_message(url, action, forbidden)) from error
+        raise _refusal_of(url, action, error) from error
+    except (BotoCoreError, ClientError) as error:
         raise StorageError(_refusal_message(url, action, error)) from error
+
+
+def _refusal_of(url: str, action: str, error: Exception) -> AuraError:
+    if isinstance(error, FileNotFoundError):
+        return MissingFileError(_missing_message(url, action))
+    if isinstance(error, PermissionError):
+        return StorageAccessError(_access_message(url, action, error))
+    return StorageError(_refusal_message(url, action, error))
+
+
+def _forbidden_message(url: str, action: str, error: OSError) -> str:
+    return (
+        f"Cannot {action} {without_credentials(url)}: {error}, which is never asked. Take it out, or serve it at "
+        "another address."
+    )
 
 
 def _missing_message(url: str, action: str) -> str:

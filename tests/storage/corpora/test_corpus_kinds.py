@@ -324,3 +324,46 @@ def test_of_an_endless_file_no_more_is_read_than_is_allowed(serve: Callable[[Any
     assert _Endless.sent < 1 << 26  # what lies in buffers on the way comes on top
     with pytest.raises(StorageError, match="sends whole files only"):
         locate(item.uri).read(10, 20)
+
+
+class _Redirecting(BaseHTTPRequestHandler):
+    """Sends whoever asks on to a cloud's metadata service."""
+
+    def do_HEAD(self) -> None:
+        self.send_response(302)
+        self.send_header("Location", "http://169.254.169.254/latest/meta-data/iam/security-credentials/role.png")
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def do_GET(self) -> None:
+        self.do_HEAD()
+
+    def log_message(self, *_: Any) -> None: ...
+
+
+def test_metadata_services_are_not_asked_however_they_are_named(tmp_path: Path, serve: Callable[[Any], str]) -> None:
+    save_image(tmp_path / "a.png", 64, 64)
+    lines = [
+        "a.png",
+        "http://169.254.169.254/latest/meta-data/role.png",
+        "http://[::ffff:169.254.169.254]/role.png",
+        "http://169.254.7.7/shard.tar",
+        "http://100.100.100.200/part.parquet",
+        f"{serve(_Redirecting)}/b.png",
+        f"{serve(_Redirecting)}/shard.tar",
+    ]
+    (tmp_path / "list.txt").write_text("\n".join(lines))
+    rows = read_corpus(tmp_path / "list.txt", tmp_path / "d").to_pylist()
+    assert [row["reject_reason"] for row in rows] == [None] + ["forbidden_host"] * 6
+    assert all("metadata service" in row["reject_detail"] for row in rows[1:])
+
+
+def test_an_archive_that_its_server_does_not_give_is_a_reject(tmp_path: Path) -> None:
+    save_image(tmp_path / "a.png", 64, 64)
+    (tmp_path / "list.txt").write_text("a.png\nhttp://127.0.0.1:9/shard.tar\nhttp://127.0.0.1:9/b.png")
+    rows = read_corpus(tmp_path / "list.txt", tmp_path / "d").to_pylist()
+    assert [row["reject_reason"] is None for row in rows] == [True, False, False]
+    for name in ("gone.tar", "gone.parquet"):  # listed, and taken away before it was read
+        ((source, content),) = read_item(Item((tmp_path / name).as_uri(), 1000), LIMITS)
+        assert isinstance(content, RejectedImageError)
+        assert (source.member, content.reason) == (None, "missing")
