@@ -23,6 +23,7 @@ from storage.reading.cutting import Cutting
 from storage.reading.frames import FrameReader
 from storage.reading.sample_columns import VersionName, as_columns, choose_version, load_samples
 from storage.reading.selection import select
+from storage.reading.shared_epoch import SharedEpoch
 from storage.reading.splits import Split
 
 Sample = dict[str, Any]
@@ -112,7 +113,7 @@ class RawDataset(torch.utils.data.Dataset[Any]):
         whole = select(chosen, load_samples(chosen), where)
         self.table: pa.Table = whole if split is None else split.of(whole)
         self.transform = transform
-        self.epoch = 0
+        self._epoch = SharedEpoch()
         self.columns = as_columns([self.table], [self.dataset.recipe.shard_size])
         self._cutting = cutting or Cutting(srgb=self.dataset.recipe.keep_srgb)
         self._cutter = Cutter(self.columns, [self.dataset], self._cutting, seed)
@@ -120,18 +121,23 @@ class RawDataset(torch.utils.data.Dataset[Any]):
         self._handles: _Handles | None = None
         self._annotations: SampleAnnotations | None = None
 
+    @property
+    def epoch(self) -> int:
+        """The crops and the noise follow from it and the seed."""
+        return self._epoch.get()
+
     def __len__(self) -> int:
         return int(self.table.num_rows)
 
     def set_epoch(self, epoch: int) -> None:
-        """Draw anew: call it before each epoch, before the DataLoader's workers begin.
+        """Draw anew: call it before each epoch; a DataLoader's workers hear of it, persistent ones too.
 
         Raises:
             InvalidInputError: the epoch is negative.
         """
         if epoch < 0:
             raise InvalidInputError(f"Epoch is {epoch}; expected 0 or more.")
-        self.epoch = epoch
+        self._epoch.set(epoch)
 
     def __getitem__(self, item: int) -> Any:
         """Return one sample; negative numbers count from the end.

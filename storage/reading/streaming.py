@@ -23,6 +23,7 @@ from storage.reading.frames import Caching, Fetched, FrameReader
 from storage.reading.order import Batch, Progress, Shape, Visits, batches_of, epoch_visits, rank_part, whole_batches
 from storage.reading.sample_columns import VersionName, as_columns, choose_version, load_samples
 from storage.reading.selection import select
+from storage.reading.shared_epoch import SharedEpoch
 from storage.reading.splits import Split
 from storage.recipe import canonical_json
 
@@ -62,7 +63,6 @@ class RawStream(IterableDataset[dict[str, Any]]):
 
     Attributes:
         columns: what is known of all samples of all sources (:class:`storage.reading.sample_columns.SampleColumns`).
-        epoch: the order, the crops and the noise follow from it and the seed.
     """
 
     def __init__(
@@ -132,12 +132,22 @@ class RawStream(IterableDataset[dict[str, Any]]):
         self._split, self._where = split, where if where is None else str(where)
         self._caching = caching
         self._sample_bytes = max(map(self._size_of, range(len(self._datasets))))
-        self._progress = Progress()
-        self.epoch = 0
+        self._epoch = SharedEpoch()
+        self._progress, self._progress_of = Progress(), 0
         fitting = (memory_mib << 20) // (_HELD_AT_ONCE * self._sample_bytes)
         step = whole_batches(1, crops_per_sample, batch_size)
         shared = whole_batches(-(-len(self._visits()) // _LEAST_BLOCKS), crops_per_sample, batch_size)
         self._block_visits = max(step, min(fitting // step * step, shared))
+        if len(self.columns) and not len(self):
+            raise InvalidInputError(
+                f"An epoch of {len(self.columns)} samples leaves each of {ranks} ranks no full batch of {batch_size}, "
+                "and drop_last drops the rest. Use smaller batches, fewer ranks, more crops, or no drop_last."
+            )
+
+    @property
+    def epoch(self) -> int:
+        """The order, the crops and the noise follow from it and the seed."""
+        return self._epoch.get()
 
     @property
     def memory_bytes(self) -> int:
@@ -161,7 +171,7 @@ class RawStream(IterableDataset[dict[str, Any]]):
         """
         if epoch < 0:
             raise InvalidInputError(f"Epoch is {epoch}; expected 0 or more.")
-        self.epoch, self._progress = epoch, Progress()
+        self._begin(epoch, Progress())
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """Yield the batches that are left of the epoch; in a DataLoader's worker this worker's.
@@ -175,9 +185,11 @@ class RawStream(IterableDataset[dict[str, Any]]):
         """
         info = get_worker_info()
         worker, workers = (0, 1) if info is None else (info.id, info.num_workers)
-        visits, shape = self._visits(), self.shape
-        role, blocks = self._progress.blocks_of(worker, workers, shape)
-        epoch, done = self.epoch, dict(self._progress.done)
+        epoch, visits, shape = self.epoch, self._visits(), self.shape
+        # a worker that lives through several epochs knows the progress of the one that it began with
+        progress = self._progress if self._progress_of == epoch else Progress()
+        role, blocks = progress.blocks_of(worker, workers, shape)
+        done = dict(progress.done)
         pool = ThreadPoolExecutor(_FETCHERS, thread_name_prefix="samples")
         try:
             for block, held in self._blocks(visits, shape, blocks, pool):
@@ -221,7 +233,7 @@ class RawStream(IterableDataset[dict[str, Any]]):
             raise InvalidInputError(
                 f"The state is of another stream: {', '.join(differing)} differ. Make the stream as it was made then."
             )
-        self.epoch, self._progress = epoch, progress
+        self._begin(epoch, progress)
 
     def trace(self, sample_id: str) -> list[dict[str, Any]]:
         """Return what is known of a sample by its id: source photograph, its hash, the crop of it, and the rest.
@@ -236,6 +248,10 @@ class RawStream(IterableDataset[dict[str, Any]]):
             if place >= 0:
                 found.append(table.slice(place, 1).to_pylist()[0] | {"dataset": dataset.location.url})
         return found
+
+    def _begin(self, epoch: int, progress: Progress) -> None:
+        self._epoch.set(epoch)
+        self._progress, self._progress_of = progress, epoch
 
     def _visits(self) -> Visits:
         key = self.epoch

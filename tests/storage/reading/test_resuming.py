@@ -49,8 +49,10 @@ BY_WORKERS = """
 import json, sys
 from collections import Counter
 import torch
+from torch.utils.data import DataLoader
 from storage.reading.cutting import Cutting
 from storage.reading.loading import RawLoader
+from storage.reading.map_style import RawDataset
 from storage.reading.streaming import RawStream
 
 def new(workers, method=sys.argv[2]):
@@ -61,6 +63,17 @@ def new(workers, method=sys.argv[2]):
 
 def key(batch):
     return batch["raw"].numpy().tobytes()
+
+def persistent_workers_hear_of_epochs():
+    cutting = Cutting(crop=8)
+    items, stream = RawDataset(sys.argv[1], cutting=cutting), RawStream(sys.argv[1], batch_size=4, cutting=cutting)
+    for data, size in ((items, 4), (stream, None)):
+        options = {"num_workers": 1, "persistent_workers": True, "multiprocessing_context": sys.argv[2]}
+        loader, seen = DataLoader(data, batch_size=size, **options), []
+        for epoch in (3, 4, 3):
+            data.set_epoch(epoch)
+            seen.append([key(batch) for batch in loader])
+        assert seen[0] == seen[2] != seen[1]
 
 if __name__ == "__main__":
     loader = new(2)
@@ -82,6 +95,7 @@ if __name__ == "__main__":
             fewer = new(3)
             fewer.load_state_dict(state)
             assert Counter(begun + [key(batch) for batch in fewer]) == Counter(whole)
+    persistent_workers_hear_of_epochs()
     print("the same")
 """
 

@@ -181,6 +181,8 @@ def test_wrong_numbers_are_refused(dataset: Dataset) -> None:
         ({"batch_size": 0}, "batch_size is 0"),
         ({"crops_per_sample": 0}, "crops_per_sample is 0"),
         ({"rank": 2, "ranks": 2}, "Rank is 2"),
+        ({"ranks": SAMPLES + 1, "drop_last": True}, "no full batch of 32"),
+        ({"batch_size": SAMPLES + 1, "drop_last": True}, f"An epoch of {SAMPLES} samples"),
     ]
     for options, said in wrong:
         with pytest.raises(InvalidInputError, match=said):
