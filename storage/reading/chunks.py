@@ -90,6 +90,12 @@ class SampleChunks:
         found: list[Bytes] = [b""] * len(slots)
         bounds = [(span[0][1], span[-1][1] + span[-1][2]) for span in spans]
         for span, data in zip(spans, self._transport.ranges(self._key(shard), bounds) if bounds else [], strict=True):
+            wanted = span[-1][1] + span[-1][2] - span[0][1]
+            if (
+                len(data) != wanted
+            ):  # a file cut short, or a server that knows no ranges: any slice of it would be wrong
+                said = f"{len(data)} bytes came where {wanted} were asked for"
+                raise self._damaged(f"sample {shard * self.shard_size + slots[span[0][0]]}", shard, said)
             view = memoryview(data)
             for position, offset, length in span:
                 found[position] = view[offset - span[0][1] : offset - span[0][1] + length]

@@ -135,3 +135,18 @@ def test_a_damaged_index_is_told(tmp_path: Path) -> None:
         target.write_bytes(damaged)
         with pytest.raises(IntegrityError, match="index of shard 2 in raw/ is damaged"):
             list(RawStream(made.location, batch_size=6))
+
+
+def test_a_file_cut_short_and_a_server_without_ranges_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = make(locate(tmp_path / "short"), tmp_path)
+
+    def whole(self: Any, key: str, bounds: Any) -> list[bytes]:  # answers 200 and the whole object
+        return [(self._folder / key).read_bytes() for _ in bounds]
+
+    def nothing(_: Any, __: str, bounds: Any) -> list[bytes]:
+        return [b"" for _ in bounds]
+
+    for answers in (whole, nothing):
+        monkeypatch.setattr(transport._MappedFiles, "ranges", answers)
+        with pytest.raises(IntegrityError, match=r"bytes came where \d+ were asked for"):
+            list(RawStream(made.location, batch_size=6))
