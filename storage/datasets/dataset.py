@@ -34,7 +34,7 @@ import zarr
 from zarr.errors import ZarrUserWarning
 
 from aura.errors import DatasetConflictError, IntegrityError, InvalidInputError, MissingFileError
-from storage.datasets.plan import shard_name
+from storage.datasets.plan import shard_name, shard_of
 from storage.objects.location import Location, locate
 from storage.objects.tables import read_table
 from storage.recipe import Recipe
@@ -97,8 +97,8 @@ class Dataset:
 
     def committed_shards(self) -> list[int]:
         """List the shards that readers may see, ascending: one listing, whatever the number of shards."""
-        names = self.location.join("samples").names()
-        return sorted(int(name.split(".")[0]) for name in names if name.endswith(".parquet"))
+        found = (shard_of(name) for name in self.location.join("samples").names())
+        return sorted(shard for shard in found if shard is not None)
 
     def missing_shards(self) -> list[int]:
         """List the planned shards that are not committed, ascending."""

@@ -298,7 +298,7 @@ def _file(dataset: Location, number: int) -> Location:
 
 def _number(name: str) -> int:
     digits = name.removesuffix(".json")
-    return int(digits) if digits.isdigit() else 0
+    return int(digits) if digits.isascii() and digits.isdecimal() else 0
 
 
 def _held(url: str, holder: LeaseRecord) -> LeaseHeldError:

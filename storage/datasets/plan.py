@@ -244,6 +244,12 @@ def shard_name(shard: int) -> str:
     return f"{shard:08d}.parquet"
 
 
+def shard_of(name: str) -> int | None:
+    """Return the shard whose table has a name, or None if that is none of :func:`shard_name`."""
+    digits = name.removesuffix(".parquet")
+    return int(digits) if digits.isdecimal() and digits.isascii() and name == shard_name(int(digits)) else None
+
+
 def _spans(length: int, side: int, min_side: int) -> Iterator[tuple[int, int]]:
     for start in range(0, length, side):
         span = min(side, length - start)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping
+import stat
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -192,8 +193,15 @@ def _sizes(root: Location) -> dict[str, int]:
     """List every object below, hidden ones included, by name."""
     if root.is_local:
         folder = Path(root.url)
-        return {str(path.relative_to(folder)): path.stat().st_size for path in folder.rglob("*") if path.is_file()}
+        return dict(_local_sizes(folder))
     prefix = f"{root.url}/"
     with suppress(MissingFileError):
         return {entry.uri.removeprefix(prefix): entry.size for entry in root.stream()}
     return {}
+
+
+def _local_sizes(folder: Path) -> Iterator[tuple[str, int]]:
+    for path in folder.rglob("*"):
+        with suppress(FileNotFoundError):  # a run that is on has renamed or removed it
+            if stat.S_ISREG((found := path.stat()).st_mode):
+                yield str(path.relative_to(folder)), found.st_size

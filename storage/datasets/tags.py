@@ -26,8 +26,8 @@ def tag_version(dataset_url: str | Location, number: int, tag: str) -> None:
     _require_tag(tag)
     read_version(location, number)
     if not _tag_file(location, tag).create(seal({"tag": tag, "version": number})):
-        other = list_tags(location)[tag]
-        if other != number:
+        other = _read_tag(location, tag)
+        if other is not None and other != number:
             raise tag_taken(location, tag, other)
 
 
@@ -38,9 +38,9 @@ def list_tags(dataset_url: str | Location) -> dict[str, int]:
         IntegrityError: a tag is damaged.
         StorageError: the storage refused.
     """
-    folder = locate(dataset_url).join("tags")
-    names = [name.removesuffix(".json") for name in folder.names() if name.endswith(".json")]
-    return {name: int(unseal(_tag_file(locate(dataset_url), name).read(), f"Tag {name}")["version"]) for name in names}
+    location = locate(dataset_url)
+    tags = {name: _read_tag(location, name) for name in _tag_names(location)}
+    return {name: version for name, version in tags.items() if version is not None}
 
 
 def resolve_version(dataset_url: str | Location, version: int | str | None) -> int:
@@ -52,12 +52,12 @@ def resolve_version(dataset_url: str | Location, version: int | str | None) -> i
         StorageError: the storage refused.
     """
     location = locate(dataset_url)
-    if isinstance(version, str) and not version.isdigit():
-        tags = list_tags(location)
-        if version not in tags:
-            known = ", ".join(sorted(tags)) or "none"
+    if isinstance(version, str) and not (version.isascii() and version.isdecimal()):
+        named = _read_tag(location, version) if _TAG.fullmatch(version) else None
+        if named is None:
+            known = ", ".join(_tag_names(location)) or "none"
             raise MissingFileError(f"{location.url} has no version tagged {version!r}; tags: {known}.")
-        return tags[version]
+        return named
     numbers = list_versions(location)
     if version is None and not numbers:
         raise MissingFileError(f"{location.url} has no published version. Publish one, or read version='unpublished'.")
@@ -98,7 +98,7 @@ def tagged(location: Location, tag: str) -> int | None:
         StorageError: the storage refused.
     """
     _require_tag(tag)
-    return list_tags(location).get(tag)
+    return _read_tag(location, tag)
 
 
 def tag_taken(location: Location, tag: str, number: int) -> DatasetConflictError:
@@ -110,3 +110,18 @@ def tag_taken(location: Location, tag: str, number: int) -> DatasetConflictError
 
 def _tag_file(dataset: Location, tag: str) -> Location:
     return dataset.join("tags", f"{tag}.json")
+
+
+def _tag_names(location: Location) -> list[str]:
+    """List the tags there are; others may put files of their own beside them."""
+    names = (name.removesuffix(".json") for name in location.join("tags").names() if name.endswith(".json"))
+    return sorted(name for name in names if _TAG.fullmatch(name))
+
+
+def _read_tag(location: Location, tag: str) -> int | None:
+    """Return the version that one tag names, whatever the others are like."""
+    place = _tag_file(location, tag)
+    try:
+        return int(unseal(place.read(), f"Tag {tag}")["version"])
+    except MissingFileError:
+        return None

@@ -6,6 +6,7 @@ What left the corpus is left out of the next version by its list of removed samp
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -19,6 +20,7 @@ from storage.objects.location import Location, locate
 from storage.objects.tables import read_table
 
 _READERS: Final = 16
+_NAME: Final = re.compile(r"([0-9]{6,})\.json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,8 +139,8 @@ def list_versions(dataset_url: str | Location) -> list[int]:
     Raises:
         StorageError: the storage refused.
     """
-    names = locate(dataset_url).join("versions").names()
-    return sorted(int(name.removesuffix(".json")) for name in names if name.removesuffix(".json").isdigit())
+    named = (_NAME.fullmatch(name) for name in locate(dataset_url).join("versions").names())
+    return sorted(int(found[1]) for found in named if found)
 
 
 def read_version(dataset_url: str | Location, number: int) -> Version:

@@ -135,3 +135,28 @@ def test_a_changed_version_is_found(make_dataset: MakeDataset) -> None:
     place.write(json.dumps(document).encode())
     with pytest.raises(IntegrityError, match="damaged"):
         read_version(dataset.location, 1)
+
+
+@pytest.mark.parametrize("place", ["local"], indirect=True)
+def test_files_of_others_beside_ours_stop_nobody(make_dataset: MakeDataset) -> None:
+    dataset = make_dataset((0, 1, 2))
+    publish(dataset, "mine")
+    for name in (
+        "samples/notes.parquet",
+        "samples/7.parquet",
+        "samples/²7.parquet",
+        "versions/²2.json",
+        "tags/a b.json",
+    ):
+        dataset.location.join(name).write(b"{}")
+    dataset.location.join("versions/7.json").write(b"{}")
+    assert dataset.committed_shards() == [0, 1, 2]
+    assert list_versions(dataset.location) == [1]
+    assert list_tags(dataset.location) == {"mine": 1}
+    dataset.location.join("tags/other.json").write(b"damaged")
+    assert resolve_version(dataset.location, "mine") == 1  # whatever other tags are like
+    assert publish(dataset, "mine") == 1
+    with pytest.raises(IntegrityError, match="Tag other is damaged"):
+        list_tags(dataset.location)
+    with pytest.raises(MissingFileError, match="no version tagged '²'; tags: mine, other"):
+        resolve_version(dataset.location, "²")
