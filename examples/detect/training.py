@@ -92,10 +92,7 @@ def train(settings: Settings, labels: dict[int, int], checkpoint: Path, tell: To
         seed=settings.seed,
     )
     if not len(stream):
-        raise InvalidInputError(
-            f"{settings.dataset} has {len(stream.columns)} samples to train on, which give no batch of "
-            f"{settings.batch_size} crops. Make a larger one, or hold fewer photographs out."
-        )
+        raise InvalidInputError(f"{settings.dataset} has no sample to train on. Hold fewer photographs out.")
     loader = RawLoader(stream, num_workers=0)
     torch.manual_seed(settings.seed)
     model = Detector(len(labels)).train()

@@ -121,10 +121,9 @@ def label(
     Example: aura label s3://bucket/street scenes.csv --tag with-scenes
     """
     from storage.datasets.dataset import open_dataset
-    from storage.datasets.history import gone_sources
     from storage.datasets.labels import match_labels, read_label_table, write_labels
     from storage.datasets.lease import hold
-    from storage.datasets.publishing import publish
+    from storage.datasets.publishing import publish_labels
     from storage.labelling.annotating import with_annotations
 
     with hold(dataset) as lease:
@@ -132,7 +131,7 @@ def label(
         labels = with_annotations(opened, match_labels(opened, read_label_table(table)))
         lease.require()
         digest = write_labels(opened, labels)
-        number = publish(opened, tag, gone_sources(opened), digest)
+        number = publish_labels(opened, digest, tag)
     say(f"Version {number} of {opened.location.url}: {labels.num_rows} samples labelled by {table.name}.")
 
 
@@ -157,9 +156,9 @@ def annotate(
     Example: aura annotate s3://bucket/street instances.json --min-area 0.3
     """
     from storage.datasets.dataset import open_dataset
-    from storage.datasets.history import current_index, gone_sources
+    from storage.datasets.history import current_index
     from storage.datasets.lease import hold
-    from storage.datasets.publishing import publish
+    from storage.datasets.publishing import publish_labels
     from storage.labelling.annotating import annotate as annotate_samples
     from storage.labelling.annotating import keep_annotations
     from storage.recipe import AnnotationSource
@@ -169,7 +168,7 @@ def annotate(
         wanted = AnnotationSource(source=source, min_area=min_area, frame=frame)
         found = annotate_samples(opened, current_index(opened), wanted)
         lease.require()
-        number = publish(opened, tag, gone_sources(opened), keep_annotations(opened, found.labels))
+        number = publish_labels(opened, keep_annotations(opened, found.labels), tag)
     say(f"Version {number} of {opened.location.url}: {found.objects} objects in {found.labels.num_rows} samples.")
     for reason, count in found.left_out.items():
         say(f"Left out: {count}, {reason}.")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Final
 
 from aura.errors import InvalidInputError
@@ -55,27 +56,67 @@ def publish(
         raise InvalidInputError(
             f"{dataset.location.url} has no finished shard to publish. Run `aura synthesize` first."
         )
+
+    def following(latest: Version | None) -> Version:
+        return Version(
+            number=1 if latest is None else latest.number + 1,
+            recipe_digest=dataset.recipe.digest,
+            model_digest=dataset.model_digest,
+            complete=len(described) == dataset.shard_count,
+            shards=described,
+            listing=dataset.listings,
+            labels=labels or (latest.labels if latest else None),
+        )
+
+    return _create(dataset, tag, named, following)
+
+
+def publish_labels(dataset: Dataset, labels: str, tag: str | None = None) -> int:
+    """Publish the latest version once more with other labels: its samples and no others.
+
+    What was committed since is not in it: its quality is judged by the run that publishes it.
+
+    Args:
+        dataset: the dataset.
+        labels: digest of a table of labels.
+        tag: a name for the version, or None.
+
+    Returns:
+        The version's number.
+
+    Raises:
+        InvalidInputError: nothing is published yet, or the tag is no name.
+        DatasetConflictError: the tag names another version.
+        StorageError: the storage refused.
+    """
+    named = None if tag is None else tagged(dataset.location, tag)
+
+    def following(latest: Version | None) -> Version:
+        if latest is None:
+            raise InvalidInputError(
+                f"{dataset.location.url} has no published version that could be labelled. Finish it with "
+                "`aura synthesize` first."
+            )
+        return replace(latest, number=latest.number + 1, labels=labels)
+
+    return _create(dataset, tag, named, following)
+
+
+def _create(
+    dataset: Dataset, tag: str | None, named: int | None, following: Callable[[Version | None], Version]
+) -> int:
+    """Publish what shall follow the latest version, unless that holds the same already."""
     while True:
         numbers = list_versions(dataset.location)
-        number = max(numbers, default=0)
-        latest = read_version(dataset.location, number) if numbers else None
-        labels = labels or (latest.labels if latest else None)
-        if latest is None or (latest.shards, latest.labels) != (described, labels):
-            number += 1
-            version = Version(
-                number=number,
-                recipe_digest=dataset.recipe.digest,
-                model_digest=dataset.model_digest,
-                complete=len(described) == dataset.shard_count,
-                shards=described,
-                listing=dataset.listings,
-                labels=labels,
-            )
-            if named is not None:  # before anything is written
-                raise tag_taken(dataset.location, str(tag), named)
-            # somebody else may have taken the number since; then look again
-            if not version_file(dataset.location, number).create(encode_version(version)):
-                continue
+        latest = read_version(dataset.location, numbers[-1]) if numbers else None
+        version = following(latest)
+        number = version.number
+        if latest is not None and (latest.shards, latest.labels) == (version.shards, version.labels):
+            number = latest.number
+        elif named is not None:  # before anything is written
+            raise tag_taken(dataset.location, str(tag), named)
+        elif not version_file(dataset.location, number).create(encode_version(version)):
+            continue  # somebody else has taken the number since; then look again
         if tag is not None:
             tag_version(dataset.location, number, tag)
         return number

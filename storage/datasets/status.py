@@ -22,6 +22,7 @@ from storage.corpora.index import INDEX_NAME, reject_counts
 from storage.datasets.dataset import Dataset, open_dataset
 from storage.datasets.history import current_index
 from storage.datasets.lease import CLOCK_MARGIN_S, LeaseRecord, last_holder
+from storage.datasets.plan import shard_of
 from storage.datasets.samples import rejects_table
 from storage.datasets.tags import list_tags
 from storage.datasets.versions import list_versions, read_version
@@ -134,7 +135,7 @@ def read_status(dataset_url: str | Location) -> Status:
     if dataset is None:
         return _before_the_plan(location, run)
     index = _index_rejects(dataset)
-    commits = [each for each in location.join("samples").dated() if each.name.endswith(".parquet")]
+    commits = [each for each in location.join("samples").dated() if shard_of(each.name) is not None]
     times = sorted(each.modified for each in commits)
     rejected, rejected_count, unread = _rejected_samples(dataset, {each.name for each in commits})
     version = _version(location)
@@ -232,8 +233,8 @@ def _reject_column(index: Location) -> pa.Table:
 
 
 def _shards(commits: Sequence[Dated], dataset: Dataset) -> list[int]:
-    numbers = (int(each.name.split(".")[0]) for each in commits)
-    return [number for number in numbers if number < dataset.shard_count]
+    numbers = (shard_of(each.name) for each in commits)
+    return [number for number in numbers if number is not None and number < dataset.shard_count]
 
 
 def _rejected_samples(dataset: Dataset, committed: set[str]) -> tuple[dict[str, int], int, int]:

@@ -94,7 +94,7 @@ class SampleChunks:
             if (
                 len(data) != wanted
             ):  # a file cut short, or a server that knows no ranges: any slice of it would be wrong
-                said = f"{len(data)} bytes came where {wanted} were asked for"
+                said = f"{len(data)} bytes came where {asked} were asked for"
                 raise self._damaged(f"sample {shard * self.shard_size + slots[span[0][0]]}", shard, said)
             view = memoryview(data)
             for position, offset, length in span:

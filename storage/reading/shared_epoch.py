@@ -9,7 +9,7 @@ class SharedEpoch:
     """A number that a DataLoader's workers see when it changes, forked or spawned; a pickled copy is its own."""
 
     def __init__(self) -> None:
-        self._number = torch.zeros((), dtype=torch.int64).share_memory_()
+        self._number = torch.zeros((), dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
 
     def get(self) -> int:
         """Return it."""

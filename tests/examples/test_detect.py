@@ -111,7 +111,7 @@ def test_a_run_that_was_stopped_becomes_the_same_network(settings: Settings, tmp
 
 
 def test_too_few_photographs_are_told(settings: Settings, tmp_path: Path) -> None:
-    with pytest.raises(InvalidInputError, match="give no batch of 4096 crops"):
+    with pytest.raises(InvalidInputError, match="no full batch of 4096"):
         train(replace(settings, batch_size=4096), LABELS_OF, tmp_path / "none.safetensors", lambda *_: None)
     with pytest.raises(InvalidInputError, match="hold out more"):
         held_out(replace(settings, held_out=1e-9), LIGHT)

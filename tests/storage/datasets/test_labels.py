@@ -1,14 +1,15 @@
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from aura.errors import InvalidInputError, MissingFileError
+from aura.errors import DatasetConflictError, InvalidInputError, MissingFileError
 from storage.datasets.dataset import Dataset
 from storage.datasets.labels import match_labels, read_label_table, read_labels, write_labels
-from storage.datasets.publishing import publish
+from storage.datasets.publishing import publish, publish_labels
 from storage.datasets.shard import write_shard
 from storage.datasets.survey import Problem
 from storage.datasets.verification import verify
@@ -78,3 +79,17 @@ def test_labels_come_in_three_forms(tmp_path: Path) -> None:
     (tmp_path / "labels.jsonl").write_text('{"sample_id": "a", "scene": "x"}\n{"sample_id": "b", "scene": "y"}\n')
     for form in ("parquet", "csv", "jsonl"):
         assert read_label_table(tmp_path / f"labels.{form}").to_pylist() == table.to_pylist()
+
+
+def test_labels_publish_the_samples_of_the_latest_version_and_no_others(make_dataset: MakeDataset) -> None:
+    dataset = make_dataset((0, 1))
+    digest = write_labels(dataset, match_labels(dataset, pa.table({"sample_id": ["sample-0"], "scene": ["a"]})))
+    with pytest.raises(InvalidInputError, match="no published version that could be labelled"):
+        publish_labels(dataset, digest)  # no gate has judged it
+    publish(dataset, gone={"0" * 64}, shards=[0])
+    assert publish_labels(dataset, digest, "labelled") == 2  # the other shard was committed since
+    first, second = (read_version(dataset.location, number) for number in (1, 2))
+    assert second == replace(first, number=2, labels=digest)
+    assert publish_labels(dataset, digest, "labelled") == 2
+    with pytest.raises(DatasetConflictError, match="names version 2"):
+        publish_labels(dataset, write_labels(dataset, pa.table({"sample_id": ["sample-1"]})), "labelled")
