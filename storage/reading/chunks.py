@@ -90,10 +90,8 @@ class SampleChunks:
         found: list[Bytes] = [b""] * len(slots)
         bounds = [(span[0][1], span[-1][1] + span[-1][2]) for span in spans]
         for span, data in zip(spans, self._transport.ranges(self._key(shard), bounds) if bounds else [], strict=True):
-            wanted = span[-1][1] + span[-1][2] - span[0][1]
-            if (
-                len(data) != wanted
-            ):  # a file cut short, or a server that knows no ranges: any slice of it would be wrong
+            asked = span[-1][1] + span[-1][2] - span[0][1]
+            if len(data) != asked:  # a file cut short, or a server without ranges: any slice of it would be wrong
                 said = f"{len(data)} bytes came where {asked} were asked for"
                 raise self._damaged(f"sample {shard * self.shard_size + slots[span[0][0]]}", shard, said)
             view = memoryview(data)
