@@ -87,7 +87,9 @@ def _text_lines(place: Location, wanted: str | None, licence_column: str | None)
             for row in rows:
                 if len(row) > (column or 0):
                     yield row[column or 0], None if beside is None or len(row) <= beside else row[beside]
-    except (UnicodeDecodeError, csv.Error) as error:
+    except AuraError:
+        raise
+    except (ValueError, csv.Error) as error:  # of text that is no UTF-8, too
         raise IntegrityError(f"The list {place.url} cannot be read ({error}). Give UTF-8 text.") from error
 
 

@@ -17,7 +17,7 @@ class RangeFile(io.RawIOBase):
         largest: bytes that one ``read`` may ask for; what a damaged or hostile file asks beyond is refused.
 
     Raises:
-        ValueError: from ``read``, where more than ``largest`` is asked for.
+        ValueError: from ``read``, where more than ``largest`` is asked for, or another number of bytes comes.
         MissingFileError: from ``read``: the object is gone.
         StorageAccessError: from ``read``: the credentials were refused.
         StorageError: from ``read``: the storage refused.
@@ -74,6 +74,9 @@ class RangeFile(io.RawIOBase):
         if stop <= start:
             return b""
         if start < self._start or stop > self._start + len(self._block):
-            self._block = self._place.read(start, min(self._size, max(stop, start + self._ahead)))
-            self._start = start
+            end = min(self._size, max(stop, start + self._ahead))
+            block = self._place.read(start, end)
+            if len(block) != end - start:  # it is shorter now, or its server gives other ranges than it is asked for
+                raise ValueError(f"{len(block)} bytes came where {end - start} were asked for")
+            self._block, self._start = block, start
         return self._block[start - self._start : stop - self._start]

@@ -10,11 +10,13 @@ from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, Thread
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from aura.errors import EmptyCorpusError, InvalidInputError, RejectedImageError, StorageError
 from storage.corpora.corpus import check_corpus, list_items, read_bytes, read_item, read_source
@@ -366,3 +368,37 @@ def test_an_archive_that_its_server_does_not_give_is_a_reject(tmp_path: Path) ->
         ((source, content),) = read_item(Item((tmp_path / name).as_uri(), 1000), LIMITS)
         assert isinstance(content, RejectedImageError)
         assert (source.member, content.reason) == (None, "missing")
+
+
+@pytest.mark.parametrize("kind", [as_tar, as_table])
+def test_ranges_of_another_length_are_damage_and_never_photographs(
+    kind: Callable[[Photographs, Location], Location], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(0)
+    noise = [save_noise(rng) for _ in range(2)]
+    corpus = kind([(f"{number}.png", data) for number, data in enumerate(noise)], locate(tmp_path))
+    (entry,) = corpus.walk()
+    item = Item(entry.uri, entry.size)
+    assert [content for _, content in read_item(item, LIMITS)] == noise
+    read = Location.read
+
+    def shorter(place: Location, start: int | None = None, stop: int | None = None) -> bytes:
+        return read(place, start, stop)[:-7]
+
+    def whole(place: Location, start: int | None = None, stop: int | None = None) -> bytes:
+        return read(place) if start else read(place, start, stop)
+
+    for answers in (shorter, whole):
+        monkeypatch.setattr(Location, "read", answers)
+        found = [content for _, content in read_item(item, LIMITS)]
+        assert all(content in noise or isinstance(content, RejectedImageError) for content in found)
+        if answers is shorter:
+            assert [content.reason for content in found if isinstance(content, RejectedImageError)] == [
+                "damaged_archive"
+            ]
+
+
+def save_noise(rng: np.random.Generator) -> bytes:
+    target = io.BytesIO()
+    Image.fromarray(rng.integers(0, 256, (64, 64, 3), np.uint8)).save(target, "PNG")
+    return target.getvalue()
