@@ -5,7 +5,8 @@ one that is no longer renewed runs out and may be taken over: the taker creates 
 one, so that the former holder finds its own gone and stops. A holder that died on this very machine is recognised by
 its process and taken over at once. A released lease is removed.
 
-Clocks of different machines are compared: they have to agree within :data:`CLOCK_MARGIN_S`.
+Clocks of different machines are compared, and may be wrong: a lease that seems to have run out lately is watched for
+longer than a heartbeat takes, and one that is renewed meanwhile is live, whatever its holder's clock says.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import psutil
 
@@ -33,6 +34,8 @@ DURATION_S: Final = 60.0
 CLOCK_MARGIN_S: Final = 5.0
 _RENEWALS_PER_DURATION: Final = 4
 _POLL_S: Final = 1.0
+_WATCH_S: Final = DURATION_S / _RENEWALS_PER_DURATION + CLOCK_MARGIN_S
+_CLOCKS_APART_S: Final = 900.0  # what ran out longer ago is not watched
 _SAME_PROCESS_S: Final = 60.0  # the system derives it from its clock, which may be set right meanwhile
 
 
@@ -198,8 +201,8 @@ def hold(
     """
     dataset = locate(dataset_url)
     told = False
-    while (taken := _take(dataset, duration_s)) is None:
-        holder = live_holder(dataset)
+    while not (attempt := _take(dataset, duration_s)).mine:
+        holder = attempt.holder or live_holder(dataset)
         if holder is not None:
             if not wait:
                 raise _held(dataset.url, holder)
@@ -207,7 +210,7 @@ def hold(
                 on_wait(holder.words())
                 told = True
         time.sleep(_POLL_S)  # object stores have no notification to wait for
-    lease = Lease(dataset, taken, duration_s)
+    lease = Lease(dataset, attempt.mine, duration_s)
     try:
         yield lease
     finally:
@@ -244,11 +247,19 @@ def last_holder(dataset_url: str | Location) -> LeaseRecord | None:
     return next(iter(_records(locate(dataset_url))), None)
 
 
-def _take(dataset: Location, duration_s: float) -> LeaseRecord | None:
-    """Try once; None if somebody holds it or was quicker."""
+class _Attempt(NamedTuple):
+    """What an attempt to take a lease came to: mine, or who is known to hold it; neither if somebody was quicker."""
+
+    mine: LeaseRecord | None = None
+    holder: LeaseRecord | None = None
+
+
+def _take(dataset: Location, duration_s: float) -> _Attempt:
+    """Try once."""
     found = _records(dataset)
-    if any(record.is_live() for record in found):
-        return None
+    holder = next((record for record in found if record.is_live() or _is_renewed(dataset, record)), None)
+    if holder is not None:
+        return _Attempt(holder=holder)
     now = time.time()
     mine = LeaseRecord(
         number=max((_number(name) for name in dataset.join("lease").names()), default=0) + 1,
@@ -265,7 +276,7 @@ def _take(dataset: Location, duration_s: float) -> LeaseRecord | None:
         # an answer that was lost on the way is asked for again, and then finds what it has made itself
         made = _read(dataset, mine.number)
         if made is None or made.holder != mine.holder:
-            return None
+            return _Attempt()
     for name in dataset.join("lease").names():
         number = _number(name)
         if number == mine.number:
@@ -273,9 +284,22 @@ def _take(dataset: Location, duration_s: float) -> LeaseRecord | None:
         other = _read(dataset, number)
         if other is not None and other.is_live():  # somebody else began at the same moment under another number
             place.remove()
-            return None
+            return _Attempt()
         _file(dataset, number).remove()
-    return mine
+    return _Attempt(mine)
+
+
+def _is_renewed(dataset: Location, record: LeaseRecord) -> bool:
+    """Watch a lease of another machine that seems to have run out lately: that may be a clock's fault."""
+    if record.machine == _machine() or time.time() - record.expires > _CLOCKS_APART_S:
+        return False
+    until = time.monotonic() + _WATCH_S
+    while time.monotonic() < until:
+        time.sleep(_POLL_S)
+        now = _read(dataset, record.number)
+        if now is None or now.expires != record.expires:
+            return now is not None
+    return False
 
 
 def _records(dataset: Location) -> list[LeaseRecord]:

@@ -107,7 +107,11 @@ def elsewhere(place: Location, expires: float) -> Location:
     return file
 
 
-def test_a_holder_elsewhere_is_followed_when_its_lease_has_run_out(place: Location) -> None:
+def test_a_holder_elsewhere_is_followed_when_its_lease_has_run_out(
+    place: Location, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(leases, "_WATCH_S", 0.01)
+    monkeypatch.setattr(leases, "_POLL_S", 0.001)
     elsewhere(place, time.time() + 60)
     with pytest.raises(LeaseHeldError, match="process 1 on far"), hold(place):
         pass
@@ -115,6 +119,28 @@ def test_a_holder_elsewhere_is_followed_when_its_lease_has_run_out(place: Locati
     with hold(place) as lease:
         assert lease.token.number == 8
         assert place.join("lease").names() == ["000008.json"]
+
+
+@pytest.mark.parametrize("place", ["local"], indirect=True)
+def test_a_holder_whose_clock_is_behind_is_not_taken_for_dead(place: Location, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leases, "_POLL_S", 0.001)
+    behind = time.time() - 300
+    elsewhere(place, behind)
+    read, looked = leases._read, list[None]()
+
+    def beats(dataset: Location, number: int) -> leases.LeaseRecord | None:
+        looked.append(None)
+        if len(looked) == 4:
+            elsewhere(place, behind + 15)
+        return read(dataset, number)
+
+    monkeypatch.setattr(leases, "_read", beats)
+    with pytest.raises(LeaseHeldError, match="process 1 on far"), hold(place):
+        pass
+    assert place.join("lease").names() == ["000007.json"]
+    monkeypatch.setattr(leases, "_CLOCKS_APART_S", 100)
+    with hold(place) as lease:  # dead for long: followed at once
+        assert lease.token.number == 8
 
 
 def test_a_damaged_lease_is_nobodys(place: Location) -> None:
