@@ -7,6 +7,7 @@ import pytest
 from aura.errors import IntegrityError, MissingFileError
 from storage.datasets.dataset import Dataset
 from storage.datasets.garbage import find_garbage, remove_garbage
+from storage.datasets.growth import find_changes, read_changes, write_listing
 from storage.datasets.lease import hold
 from storage.datasets.publishing import publish
 from storage.datasets.sealed import seal_page
@@ -15,7 +16,7 @@ from storage.datasets.survey import survey
 from storage.datasets.tags import tag_version
 from storage.datasets.verification import restore, verify
 from storage.objects.location import Location
-from tests.storage.conftest import reject_row, shard_data
+from tests.storage.conftest import reject_row, save_image, shard_data
 from tests.storage.datasets.test_growth import dataset, photographs, recipe, take_in, write_missing
 
 __all__ = ["dataset", "photographs", "recipe"]  # fixtures
@@ -201,3 +202,15 @@ def test_a_file_among_the_listings_is_found_and_stops_nothing(whole: Dataset) ->
 def test_where_no_dataset_is_there_is_nothing_to_verify(place: Location) -> None:
     with pytest.raises(MissingFileError, match="holds no dataset"):
         verify(place)
+
+
+@pytest.mark.parametrize("place", ["local"], indirect=True)
+def test_a_growth_that_was_stopped_is_no_fault_and_nothing_of_it_is_collected(
+    whole: Dataset, photographs: Path
+) -> None:
+    publish(whole)
+    save_image(photographs / "e.png", 64, 64, seed=8)
+    write_listing(whole, read_changes(whole, find_changes(whole)))  # killed before its plan
+    assert whole.location.join("listings", "000003.parquet").exists()
+    assert verify(whole.location).problems == ()
+    assert find_garbage(survey(whole.location)) == ()
