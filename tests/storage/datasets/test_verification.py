@@ -5,18 +5,22 @@ import numpy as np
 import pytest
 
 from aura.errors import IntegrityError, MissingFileError
+from storage.datasets.creation import grow
 from storage.datasets.dataset import Dataset
 from storage.datasets.garbage import find_garbage, remove_garbage
 from storage.datasets.growth import find_changes, read_changes, write_listing
 from storage.datasets.lease import hold
 from storage.datasets.publishing import publish
+from storage.datasets.samples import samples_table
 from storage.datasets.sealed import seal_page
 from storage.datasets.shard import write_shard
 from storage.datasets.survey import survey
 from storage.datasets.tags import tag_version
 from storage.datasets.verification import restore, verify
 from storage.objects.location import Location
-from tests.storage.conftest import reject_row, save_image, shard_data
+from storage.objects.tables import seal_table
+from storage.recipe import Recipe
+from tests.storage.conftest import reject_row, sample_row, save_image, shard_data
 from tests.storage.datasets.test_growth import dataset, photographs, recipe, take_in, write_missing
 
 __all__ = ["dataset", "photographs", "recipe"]  # fixtures
@@ -205,12 +209,36 @@ def test_where_no_dataset_is_there_is_nothing_to_verify(place: Location) -> None
 
 
 @pytest.mark.parametrize("place", ["local"], indirect=True)
-def test_a_growth_that_was_stopped_is_no_fault_and_nothing_of_it_is_collected(
-    whole: Dataset, photographs: Path
-) -> None:
+def test_a_stopped_growth_is_no_fault_and_nothing_of_it_is_collected(whole: Dataset, photographs: Path) -> None:
     publish(whole)
     save_image(photographs / "e.png", 64, 64, seed=8)
     write_listing(whole, read_changes(whole, find_changes(whole)))  # killed before its plan
     assert whole.location.join("listings", "000003.parquet").exists()
     assert verify(whole.location).problems == ()
     assert find_garbage(survey(whole.location)) == ()
+
+
+@pytest.mark.parametrize("place", ["local"], indirect=True)
+def test_a_published_shard_that_was_made_anew_otherwise_is_found(whole: Dataset) -> None:
+    other = shard_data(whole, 0)
+    other.raw[:] += 1
+    write_shard(whole, 0, other)  # whole in itself, with other samples than version 1 says
+    assert named(whole)["samples/00000000.parquet"] == "has other bytes than were written"
+    assert "raw/c/0/0/0/0" in named(whole)
+
+
+@pytest.mark.parametrize(
+    ("indexes", "said"),
+    [((6, 6), "has 2 samples and 0 rejects where 2 were planned"), ((5, 6), "has samples of other shards"),
+     ((7, 8), "has samples of other shards"), ((6,), "has 1 samples and 0 rejects where 2 were planned")],
+)  # fmt: skip
+@pytest.mark.parametrize("place", ["local"], indirect=True)
+def test_a_table_with_samples_of_others_or_twice_is_found(
+    make_dataset: MakeDataset, recipe: Recipe, indexes: tuple[int, ...], said: str
+) -> None:
+    made = make_dataset((0, 1))
+    larger = grow(made, 3, {})  # shards 3 and 4, the first of which has the samples 6 and 7
+    table = samples_table([sample_row(index) for index in indexes])
+    facts = {"shard": "3", "recipe_digest": recipe.digest, "rejects": "0"}
+    larger.location.join("samples", "00000003.parquet").write(seal_table(table, facts))
+    assert named(larger)["samples/00000003.parquet"] == said
