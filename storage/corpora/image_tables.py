@@ -214,7 +214,7 @@ def _values(table: pq.ParquetFile, group: int, column: str) -> Iterator[bytes | 
 
 
 def _licences(table: pq.ParquetFile, group: int, column: str) -> Iterator[str | None]:
-    for batch in table.iter_batches(row_groups=[group], columns=[column], use_threads=False):
+    for batch in table.iter_batches(batch_size=64, row_groups=[group], columns=[column], use_threads=False):
         yield from map(licence_text, batch.column(column).to_pylist())
 
 

@@ -402,3 +402,11 @@ def save_noise(rng: np.random.Generator) -> bytes:
     target = io.BytesIO()
     Image.fromarray(rng.integers(0, 256, (64, 64, 3), np.uint8)).save(target, "PNG")
     return target.getvalue()
+
+
+@pytest.mark.parametrize("ending", ["csv", "tsv"])
+def test_a_text_list_without_a_column_of_paths_says_which_it_has(tmp_path: Path, ending: str) -> None:
+    separator = "," if ending == "csv" else "\t"
+    (tmp_path / f"list.{ending}").write_text(separator.join(["who", "when"]) + "\n" + separator.join(["me", "now"]))
+    with pytest.raises(InvalidInputError, match=r"who, when.*--column"):
+        check_corpus(tmp_path / f"list.{ending}")
