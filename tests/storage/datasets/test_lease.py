@@ -191,6 +191,30 @@ def test_a_run_that_lost_its_lease_may_not_write_any_more(place: Location) -> No
     assert place.join("lease").names() == ["000007.json"]  # the other's is left alone
 
 
+def test_a_run_that_was_taken_over_while_it_renewed_steps_back(place: Location) -> None:
+    with hold(place) as lease:
+        elsewhere(place, time.time() + 60)  # before it has removed ours
+        with pytest.raises(LeaseLostError):
+            lease.require()
+        assert place.join("lease").names() == ["000007.json"]
+
+
+def test_of_two_that_begin_under_different_numbers_one_steps_back(
+    place: Location, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create = Location.create
+
+    def beside_another(mine: Location, data: bytes) -> bool:
+        made = create(mine, data)
+        elsewhere(place, time.time() + 60)
+        return made
+
+    monkeypatch.setattr(Location, "create", beside_another)
+    with pytest.raises(LeaseHeldError, match="process 1 on far"), hold(place):
+        pass
+    assert place.join("lease").names() == ["000007.json"]
+
+
 def test_the_heartbeat_notices_a_loss(place: Location) -> None:
     with hold(place, duration_s=0.2) as lease:
         file, _ = record_of(place)
