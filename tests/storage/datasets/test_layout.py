@@ -14,7 +14,7 @@ from storage.datasets.layout import OWN_NAMES, is_own, is_part
 )
 def test_names_that_are_given_here_are_known(name: str) -> None:
     assert is_own(name)
-    assert name.split("/")[0] in OWN_NAMES
+    assert name.split("/", maxsplit=1)[0] in OWN_NAMES
 
 
 @pytest.mark.parametrize(

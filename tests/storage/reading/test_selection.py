@@ -7,7 +7,7 @@ import pytest
 from aura.errors import InvalidInputError
 from storage.datasets.dataset import Dataset
 from storage.datasets.labels import match_labels, write_labels
-from storage.datasets.versions import publish
+from storage.datasets.publishing import publish
 from storage.reading import RawDataset, RawStream
 from tests.storage.conftest import MakeDataset
 
