@@ -238,7 +238,7 @@ def test_a_table_with_samples_of_others_or_twice_is_found(
 ) -> None:
     made = make_dataset((0, 1))
     larger = grow(made, 3, {})  # shards 3 and 4, the first of which has the samples 6 and 7
-    table = samples_table([sample_row(index) for index in indexes])
+    table = samples_table([sample_row(index) for index in indexes], licensed=False)
     facts = {"shard": "3", "recipe_digest": recipe.digest, "rejects": "0"}
     larger.location.join("samples", "00000003.parquet").write(seal_table(table, facts))
     assert named(larger)["samples/00000003.parquet"] == said
