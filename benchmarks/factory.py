@@ -30,8 +30,9 @@ from rich.console import Console
 from rich.table import Table
 
 from aura.bayer import pack_rgb
+from aura.inversion import Window
 from aura.nets.published import PublishedUNet
-from aura.reconstruct import Reconstructor, Window
+from aura.reconstruct import Reconstructor
 from aura.sensor.catalog import load_profile
 from flows.cluster.runner import SHARDS_IN_HAND, worker_environment
 from flows.shards.lanes import lanes

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 STAGES: Final = {
     "fetch": ("flows.shards.shard.read_source",),
     "decode": ("flows.shards.shard.decode",),
-    "network": ("aura.reconstruct.Reconstructor.begin_batch", "aura.reconstruct._NetworkInversion.lights"),
+    "network": ("aura.reconstruct.Reconstructor.begin_batch", "aura.inversion.NetworkInversion.lights"),
     "sensor and noise": ("flows.shards.sample.simulate_batch",),
     "render": ("flows.shards.sample.render_raw_batch",),
     "metrics": ("flows.shards.sample.cycle_quality_batch",),

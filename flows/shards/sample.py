@@ -14,8 +14,9 @@ from torch import Tensor
 
 from aura.compiled import loops_take
 from aura.cycle import CycleQuality, cycle_quality_batch
+from aura.inversion import Inversion, Window, WindowGroup
 from aura.perceptual import Lpips
-from aura.reconstruct import Inversion, Reconstructor, Window, WindowGroup
+from aura.reconstruct import Reconstructor
 from aura.rendering import FrameFacts, Rendition, render_raw_batch
 from aura.sensor.noise import NoiseModel
 from aura.sensor.profile import SensorProfile

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from aura import reconstruct
 from aura.color import srgb_to_linear
 from aura.errors import InvalidInputError, MissingFileError, WeightsError
+from aura.inversion import Window
 from aura.nets.aura import Aura, AuraConfig
-from aura.reconstruct import ON_CPU, RELEASED_WEIGHTS, Passes, Reconstructor, Window
+from aura.reconstruct import ON_CPU, RELEASED_WEIGHTS, Passes, Reconstructor
 from aura.training.checkpoint import save_weights
 
 
@@ -64,7 +65,7 @@ def test_a_window_of_a_large_photograph_does_not_depend_on_the_others(aura: Reco
 
 def test_tiles_of_a_plan_share_a_pass_and_are_what_each_is_alone(aura: Reconstructor, monkeypatch) -> None:
     aura = replace(aura, passes=Passes(0, 128, 0))
-    monkeypatch.setattr(reconstruct, "_TILE_PART", 64)
+    monkeypatch.setattr("aura.inversion._TILE_PART", 64)
     image = photograph(200, 220)
     regular = [Window(top, left, 64, 64) for top in (0, 64, 128) for left in (0, 64)] + [Window(128, 128, 64, 90)]
     windows = [*regular, Window(2, 0, 64, 64), Window(64, 64, 128, 64)]
