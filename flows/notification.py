@@ -1,6 +1,9 @@
 """Telling people that a run failed: what an automation of prefect.yaml runs when a gate, or anything else, fails."""
 
+import contextlib
+import logging
 import os
+from collections.abc import Iterator
 from typing import Final
 from uuid import UUID
 
@@ -56,12 +59,24 @@ def notify(subject: str, message: str, page: str = "") -> None:
         raise InvalidInputError(f"{WEBHOOK_VARIABLE} is no http or https address; its value is kept out of this log.")
     content = {"text": text, "subject": subject, "message": message, "link": link}
     try:
-        answer = httpx.post(address, json=content, timeout=_TIMEOUT_S)
+        with _unsaid("httpx"):
+            answer = httpx.post(address, json=content, timeout=_TIMEOUT_S)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise NotificationError(f"The webhook does not answer ({type(error).__name__}).") from None
     if answer.is_error:  # not raise_for_status: that would put the address into the log
         raise NotificationError(f"The webhook refused the message with status {answer.status_code}.")
     get_run_logger().info("Told: %s", subject)
+
+
+@contextlib.contextmanager
+def _unsaid(library: str) -> Iterator[None]:
+    """Keep a library from logging each address that it asks, where somebody has its log at INFO."""
+    logger = logging.getLogger(library)
+    before, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = before
 
 
 def _was_cancelled(page: str) -> bool:
