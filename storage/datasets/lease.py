@@ -295,7 +295,7 @@ def _is_renewed(dataset: Location, record: LeaseRecord) -> bool:
         return False
     until = time.monotonic() + _WATCH_S
     while time.monotonic() < until:
-        time.sleep(_POLL_S)
+        time.sleep(_POLL_S)  # its holder renews it by writing, and an object store tells nobody of that
         now = _read(dataset, record.number)
         if now is None or now.expires != record.expires:
             return now is not None

@@ -28,11 +28,17 @@ def select(chosen: ChosenVersion, samples: pa.Table, where: pc.Expression | None
     """
     if where is None:
         return samples
-    columns = samples.append_column(_LABELS, _labels_of(chosen, samples)) if _LABELS in str(where) else samples
+    labels = _labels_of(chosen, samples) if _LABELS in str(where) else None  # a word in a text may look like it
+    columns = samples if labels is None else samples.append_column(_LABELS, labels)
     url = chosen.dataset.location.url
     try:
         found = columns.filter(where)
     except pa.ArrowException as error:
+        if labels is None and f"({_LABELS})" in str(error):
+            raise InvalidInputError(
+                f"where asks for labels, but {url}, version {chosen.dataset.version or 'unpublished'}, has none. "
+                "Give it some with 'aura label', or read a version that has."
+            ) from error
         named = ", ".join(f"{column.name} ({column.type})" for column in columns.schema)
         raise InvalidInputError(
             f"where is {where}, which cannot be asked of {url} ({str(error).splitlines()[0]}); its columns are {named}."
@@ -42,15 +48,12 @@ def select(chosen: ChosenVersion, samples: pa.Table, where: pc.Expression | None
     return found.select(samples.schema.names).combine_chunks()
 
 
-def _labels_of(chosen: ChosenVersion, samples: pa.Table) -> pa.Array:
-    """Lay the version's labels beside the samples, as one struct each; null where a sample has none."""
+def _labels_of(chosen: ChosenVersion, samples: pa.Table) -> pa.Array | None:
+    """Lay the version's labels beside the samples, a struct or null for each; None where it has no labels."""
     version = chosen.dataset.version
     labels = None if version is None else read_labels(chosen.dataset, read_version(chosen.dataset.location, version))
     if labels is None:
-        raise InvalidInputError(
-            f"where asks for labels, but {chosen.dataset.location.url}, version {version or 'unpublished'}, has none. "
-            "Give it some with 'aura label', or read a version that has."
-        )
+        return None
     places = pc.index_in(samples["sample_id"], value_set=labels["sample_id"])
     rows = labels.drop_columns(["sample_id"]).take(places)
     arrays = [column.combine_chunks() for column in rows.columns]

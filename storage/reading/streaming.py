@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
@@ -129,7 +130,9 @@ class RawStream(IterableDataset[dict[str, Any]]):
         self._length = samples_per_epoch
         self._shuffle, self._drop_last, self._seed = shuffle, drop_last, seed
         self._rank, self._ranks, self._transport = rank, ranks, transport
-        self._split, self._where = split, where if where is None else str(where)
+        self._split = split
+        # an expression's words leave out the middle of a long list of values, so the samples chosen are told, too
+        self._where = None if where is None else [str(where), *map(_digest_of_indexes, tables)]
         self._caching = caching
         self._sample_bytes = max(map(self._size_of, range(len(self._datasets))))
         self._epoch = SharedEpoch()
@@ -303,6 +306,10 @@ class RawStream(IterableDataset[dict[str, Any]]):
             "rank": self._rank,
             "ranks": self._ranks,
         }
+
+
+def _digest_of_indexes(samples: pa.Table) -> str:
+    return hashlib.sha256(samples["index"].to_numpy().tobytes()).hexdigest()
 
 
 class _Block:

@@ -49,6 +49,16 @@ def test_a_stream_of_some_samples_gives_no_other_and_resumes_only_as_itself(data
         RawStream(dataset.location, batch_size=1, where=pc.field("iso") >= 200).load_state_dict(state)
 
 
+def test_long_lists_of_values_that_read_alike_are_told_apart(dataset: Dataset) -> None:
+    """An expression's words show only the ends of such a list."""
+    first, second = (
+        pc.field("iso").isin([1, *range(1000, 1100), wanted, *range(2000, 2100), 9999]) for wanted in (200, 300)
+    )
+    state = RawStream(dataset.location, batch_size=1, where=first).state_dict()
+    with pytest.raises(InvalidInputError, match="where"):
+        RawStream(dataset.location, batch_size=1, where=second).load_state_dict(state)
+
+
 @pytest.mark.parametrize(
     ("where", "said"),
     [
@@ -66,3 +76,5 @@ def test_what_cannot_be_asked_is_said(dataset: Dataset, where: pc.Expression, sa
 def test_labels_of_a_version_without_any_are_missed(dataset: Dataset) -> None:
     with pytest.raises(InvalidInputError, match=r"has none.*aura label"):
         RawDataset(dataset.location, "unpublished", where=pc.field("labels", "kind") == "wood")
+    # a text that holds the word asks for none
+    assert len(RawDataset(dataset.location, "unpublished", where=pc.field("source_uri") != "s3://labels/a.png")) == 5
