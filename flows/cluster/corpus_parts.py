@@ -6,23 +6,19 @@ from itertools import islice
 from typing import Any, Final, cast
 
 from prefect import task
-from prefect.cache_policies import NO_CACHE
 from prefect.context import FlowRunContext
 from prefect.futures import PrefectFuture
 from prefect.task_runners import TaskRunner
-from prefect.tasks import exponential_backoff
 from prefect_dask.task_runners import DaskTaskRunner
 
 from flows.cluster.credentials import use_configured_block
-from flows.cluster.retrying import worth_retrying
+from flows.cluster.retrying import ON_WORKERS
 from flows.cluster.workforce import Workforce
 from flows.interruption import held_back
 from storage.corpora.ingest import Part, PartReport, RunParts, read_part
 from storage.datasets.lease import LeaseToken
 
 _READ_HERE: Final = 1  # parts of a corpus that is read sooner than a cluster starts
-_RETRIES: Final = 4
-_FIRST_RETRY_S: Final = 1.0
 
 
 def on_workers(dataset_url: str, lease: LeaseToken) -> RunParts:
@@ -56,12 +52,7 @@ def on_workers(dataset_url: str, lease: LeaseToken) -> RunParts:
 @task(
     name="read",
     task_run_name="read-{part.digest}",
-    cache_policy=NO_CACHE,
-    persist_result=False,
-    retries=_RETRIES,
-    retry_delay_seconds=exponential_backoff(_FIRST_RETRY_S),
-    retry_jitter_factor=0.5,
-    retry_condition_fn=worth_retrying,
+    **ON_WORKERS,
 )
 def read_corpus_part(dataset_url: str, part: Part, lease: LeaseToken) -> PartReport:
     """Read the photographs of a part on a worker: digests and headers, no pixels."""

@@ -18,23 +18,19 @@ from uuid import UUID
 
 from distributed.scheduler import KilledWorker
 from prefect import get_run_logger, task
-from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import get_client
 from prefect.futures import PrefectFuture
 from prefect.states import Crashed
-from prefect.tasks import exponential_backoff
 
 from aura.errors import AuraError, DatasetConflictError, StorageAccessError, StorageError
 from flows.cluster.credentials import use_configured_block
-from flows.cluster.retrying import worth_retrying
+from flows.cluster.retrying import ON_WORKERS
 from flows.cluster.workforce import Workforce
 from flows.interruption import held_back
 from flows.shards.shard import ShardReport, synthesize_shard
 from storage.datasets.dataset import Dataset
 from storage.datasets.lease import LeaseToken
 
-_RETRIES: Final = 4
-_FIRST_RETRY_S: Final = 1.0
 _ATTEMPTS: Final = 3
 _FAILURES_BEFORE_STOP: Final = 8
 _USUAL_TIMES: Final = 10  # a shard is late after so many times what shards usually take ...
@@ -109,12 +105,7 @@ def usual_deadline(times: Sequence[float]) -> float:
 @task(
     name="shard",
     task_run_name="shard-{shard:08d}",
-    cache_policy=NO_CACHE,
-    persist_result=False,
-    retries=_RETRIES,
-    retry_delay_seconds=exponential_backoff(_FIRST_RETRY_S),
-    retry_jitter_factor=0.5,
-    retry_condition_fn=worth_retrying,
+    **ON_WORKERS,
 )
 def make_shard(dataset_url: str, shard: int, weights: str | None, lease: LeaseToken | None = None) -> ShardReport:
     """Make and commit one shard on a worker."""
