@@ -1,4 +1,4 @@
-"""The batches of each stage: from random ISPs, from a camera's own photographs, or from the pool of distant views."""
+"""The batches of each stage: from random ISPs, a camera's own photographs, or the pool of summarised views."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from aura.training.camera_pairs import (
     load_camera_photographs,
 )
 from aura.training.configuration import Progress, Stage, TrainConfig
-from aura.training.pairs import DistantViews, PairBatch, draw_pairs
+from aura.training.pairs import PairBatch, SummarisedViews, draw_pairs
 from aura.training.scenes import Scene, held_out_names, load_scenes, scenes_digest
 from aura.training.view_pool import filled_pool
 
@@ -97,8 +97,8 @@ def pair_batches(sources: Sources, stage: Stage, config: TrainConfig, first_step
 
 def view_pool(
     sources: Sources, stage: Stage, config: TrainConfig, on_progress: Callable[[Progress], None] | None
-) -> DistantViews:
-    """The pool of distant views of the global stage, drawn if it is not there.
+) -> SummarisedViews:
+    """The pool of summarised views of the global stage, drawn if it is not there.
 
     Raises:
         InvalidInputError: there are no scenes, only photographs of one camera.
@@ -115,9 +115,9 @@ def view_pool(
     folder = config.pool_folder or config.out
     folder.mkdir(parents=True, exist_ok=True)
     # by its scenes too: a shared folder may hold another run's pool, whose scenes may be what judges this one
-    path = folder / f"views-{config.seed}-{stage.pool}-{scenes_digest(sources.scenes)[:12]}.safetensors"
+    path = folder / f"views-{config.seed}-{stage.pool}x{stage.size}-{scenes_digest(sources.scenes)[:12]}.safetensors"
     return filled_pool(
-        path, sources.scenes, stage.pool, (config.seed, STAGE_CODE["views"]), config.loader_workers, tell
+        path, sources.scenes, stage.pool, stage.size, (config.seed, STAGE_CODE["views"]), config.loader_workers, tell
     )
 
 

@@ -19,8 +19,7 @@ NetworkName = Literal["aura", "published"]
 class Stage(BaseModel):
     """One stage of training: how many steps of how many views of what size, at which peak learning rate.
 
-    The global stage's views have the size of thumbnails, whatever ``size`` says; they come from a pool of ``pool``,
-    ``batch`` for each member of the committee.
+    The global stage's views come from a pool of ``pool``, ``batch`` for each member of the committee.
     The stage ``fine_tune`` trains all but the pretrained denoiser, and is where photographs of ``camera`` are seen.
     """
 
@@ -46,7 +45,7 @@ class TrainConfig(BaseModel):
         network: AURA, or the network it was published with, for comparison; that has a joint stage only.
         initial_weights: begin with these; their architecture counts, not ``architecture``.
         global_weights: take the finished global map from these, with as many members; the stage ``global`` is left out.
-        pool_folder: where pools of distant views are kept; runs with equal seeds and scenes share one. ``out`` if None.
+        pool_folder: where pools of summarised views are kept, shared by runs of equal seed and scenes; ``out`` if None.
         hlog_weight: of the loss term that is steep at large errors; 0 only for ablation.
         unaligned_weight: share of the loss that sees absolute exposure and white balance, which a photograph hides.
         decibel_weight: weight of the aligned error in decibels beside the composite loss, so that dark photographs
@@ -67,7 +66,7 @@ class TrainConfig(BaseModel):
     architecture: AuraConfig = AuraConfig()
     stages: tuple[Stage, ...] = (
         Stage(name="denoiser", steps=300, batch=8, size=128, learning_rate=2e-3),
-        Stage(name="global", steps=800, batch=48, size=96, learning_rate=2e-3),
+        Stage(name="global", steps=1600, batch=48, size=256, learning_rate=2e-3),
         Stage(name="joint", steps=1500, batch=6, size=160, learning_rate=6e-4),
     )
     seed: int = 0

@@ -1,7 +1,7 @@
 """The training loop: stages, exact resume, an averaged copy of the weights, curves as data and as a picture.
 
 1. ``denoiser``: DnCNN learns white Gaussian noise on YCbCr, then is frozen.
-2. ``global``: the context and the global map alone, on a pool of photographs seen from afar; then they are frozen.
+2. ``global``: the context and the global map alone, on a pool of summarised photographs; then they are frozen.
 3. ``joint``: the local network under the composite loss.
 
 Instead of all three, ``fine_tune`` goes on from finished weights with the photographs of one camera.
@@ -31,7 +31,7 @@ from aura.training.checkpoint import State, begin, optimizer, restore, save_chec
 from aura.training.configuration import Progress, Stage, TrainConfig
 from aura.training.held_out import Judge
 from aura.training.network import freeze_for
-from aura.training.pairs import DistantViews, PairBatch
+from aura.training.pairs import PairBatch, SummarisedViews
 from aura.training.stage_losses import LOSSES
 from aura.training.training_curves import draw_curves
 from aura.training.view_pool import draw_from
@@ -151,7 +151,7 @@ def _batches(
     config: TrainConfig,
     state: State,
     on_progress: Callable[[Progress], None] | None,
-) -> Iterator[PairBatch] | Iterator[DistantViews]:
+) -> Iterator[PairBatch] | Iterator[SummarisedViews]:
     if stage.name != "global":
         return pair_batches(sources, stage, config, state.step)
     pool = view_pool(sources, stage, config, on_progress)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -15,11 +15,13 @@ from torch import Tensor
 from aura.bayer import CFA_PATTERNS, CfaPattern, half_size_rgb, pack_rgb
 from aura.color import apply_matrix, camera_to_srgb_matrix
 from aura.isp import develop, draw_isp
-from aura.nets.context import THUMBNAIL_SIZE, Summary, summarise
+from aura.nets.context import Summary, summarise
 from aura.sensor.catalog import load_profile, profile_names
 from aura.training.scenes import Scene, draw_view
 
-KIND_WEIGHTS: Final = {"hdr": 0.45, "raw": 0.3, "srgb": 0.25}
+KIND_WEIGHTS: Final = {"hdr": 0.5, "raw": 0.15, "srgb": 0.35}
+VIEW_SITES: Final = 384
+"""Sites that are kept of a photograph for the global map, which needs no neighbourhoods."""
 
 
 @dataclass(frozen=True)
@@ -76,41 +78,44 @@ def _draw_captures(
 
 
 @dataclass(frozen=True)
-class DistantViews:
-    """N whole photographs as their summaries show them, and the camera light they were made from.
+class SummarisedViews:
+    """N whole photographs by their summaries, and at some sites of each what it shows and the light it was made from.
 
     Attributes:
-        thumbnail: sRGB ``(N, 3, 48, 48)`` uint8, without noise, sharpening and JPEG, which averaging would remove.
-        statistics: ``(N, 1940)`` float16; see :class:`aura.nets.context.Summary`.
-        camera: clean camera RGB ``(N, 3, 48, 48)`` float16, 0 = black, 1 = saturation, where the thumbnail shows it.
+        thumbnail: sRGB ``(N, 3, 48, 48)`` uint8; see :class:`aura.nets.context.Summary`.
+        statistics: ``(N, 1940)`` float16; likewise.
+        seen: sRGB ``(N, 3, 384)`` float16 in [0, 1], 2x2 pixels averaged at random sites.
+        camera: clean camera RGB ``(N, 3, 384)`` float16 at the same sites, 0 = black, 1 = saturation.
         wb_gains: ``(N, 3)``, green = 1.
         camera_to_srgb: ``(N, 3, 3)``.
     """
 
     thumbnail: Tensor
     statistics: Tensor
+    seen: Tensor
     camera: Tensor
     wb_gains: Tensor
     camera_to_srgb: Tensor
 
 
-def draw_distant_views(scenes: Sequence[Scene], count: int, seed: Sequence[int]) -> DistantViews:
-    """Make photographs seen from afar, a pure function of its arguments.
+def draw_summarised_views(scenes: Sequence[Scene], count: int, size: int, seed: Sequence[int]) -> SummarisedViews:
+    """Make photographs of ``size`` pixels a side, and keep of them what a global map learns from.
 
-    Each view is developed twice by the same ISP: without any fine structure for the thumbnail, and with noise, noise
-    reduction, sharpening and JPEG for the statistics of pixels seen closely.
+    They are developed and summarised as any other photograph is, so that what the map reads in training is what it
+    reads later: noise, sharpening and JPEG change the statistics that tell one tone curve from another.
+    A pure function of its arguments.
     """
     rng = np.random.default_rng(list(seed))
-    raw, wb_gains, camera_to_srgb, pattern = _draw_captures(scenes, count, 2 * THUMBNAIL_SIZE, rng)
-    isp = draw_isp(count, rng)
-    none = torch.zeros(count)
-    smooth = replace(isp, denoise=none, sharpen=none, jpeg_quality=none.long())
-    thumbnail = F.avg_pool2d(develop(raw, pattern, wb_gains, camera_to_srgb, smooth), 2)
-    close_up = develop(_add_noise(raw, rng), pattern, wb_gains, camera_to_srgb, isp)
-    return DistantViews(
-        (thumbnail * 255.0).round().to(torch.uint8),
-        summarise(thumbnail, close_up).statistics.half(),
-        half_size_rgb(raw).half(),
+    raw, wb_gains, camera_to_srgb, pattern = _draw_captures(scenes, count, size, rng)
+    image = develop(_add_noise(raw, rng), pattern, wb_gains, camera_to_srgb, draw_isp(count, rng))
+    summary = summarise(image)
+    sites = torch.from_numpy(rng.integers(size**2 // 4, size=(count, 1, VIEW_SITES))).expand(-1, 3, -1)
+    seen, camera = (light.flatten(2).gather(2, sites) for light in (F.avg_pool2d(image, 2), half_size_rgb(raw)))
+    return SummarisedViews(
+        (summary.thumbnail * 255.0).round().to(torch.uint8),
+        summary.statistics.half(),
+        seen.half(),
+        camera.half(),
         wb_gains,
         camera_to_srgb,
     )

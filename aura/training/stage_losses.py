@@ -22,12 +22,10 @@ from aura.perceptual import Lpips
 from aura.sensor.simulate import canonical_to_camera
 from aura.training.configuration import StageName, TrainConfig
 from aura.training.network import Network, canonical_of, denoiser
-from aura.training.pairs import DistantViews, PairBatch
+from aura.training.pairs import PairBatch, SummarisedViews
 
 _MSE_FLOOR: Final = 1e-6
 _AS_IS_FLOOR: Final = 1e-5
-_SITES: Final = 400
-"""Sites of each view that a step of the global stage compares: a global map needs no neighbourhoods."""
 
 
 StageLoss = Callable[[Network, Any, TrainConfig, Lpips | None, int], Tensor]
@@ -44,34 +42,27 @@ def denoiser_loss(model: Network, batch: PairBatch, config: TrainConfig, _: Lpip
     return F.mse_loss(estimate, noise) * 100.0
 
 
-def global_loss(model: Network, views: DistantViews, config: TrainConfig, _: Lpips | None, step: int) -> Tensor:
-    """Aligned error and, weighted, the error as is, in decibels over random sites of distant views.
+def global_loss(model: Network, views: SummarisedViews, config: TrainConfig, _: Lpips | None, _step: int) -> Tensor:
+    """Aligned error and, weighted, the error as is, in decibels over random sites of whole photographs.
 
     Each member of the committee has views of its own, so that they differ in what they have seen.
     """
     if not isinstance(model, Aura):
         raise InvalidInputError("The published network has no global map; remove the stage 'global'.")
-    generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
     members = len(model.global_maps)
-    shares = [
-        _view_error(model, member, _every(views, member, members), config, generator) for member in range(members)
-    ]
+    shares = [_view_error(model, member, _every(views, member, members), config) for member in range(members)]
     return torch.cat(shares).mean()
 
 
-def _every(views: DistantViews, first: int, stride: int) -> DistantViews:
-    return DistantViews(**{field.name: getattr(views, field.name)[first::stride] for field in fields(views)})
+def _every(views: SummarisedViews, first: int, stride: int) -> SummarisedViews:
+    return SummarisedViews(**{field.name: getattr(views, field.name)[first::stride] for field in fields(views)})
 
 
-def _view_error(
-    model: Aura, member: int, views: DistantViews, config: TrainConfig, generator: torch.Generator
-) -> Tensor:
+def _view_error(model: Aura, member: int, views: SummarisedViews, config: TrainConfig) -> Tensor:
     """Error of one member's map on each of its views, in decibels."""
     device = torch.device(config.device)
     thumbnail, statistics = views.thumbnail.to(device), views.statistics.to(device)
-    count, sites = len(thumbnail), thumbnail[0, 0].numel()
-    chosen = torch.randint(sites, (count, 1, min(_SITES, sites)), generator=generator).expand(-1, 3, -1).to(device)
-    seen, target = (light.flatten(2).gather(2, chosen)[..., None] for light in (thumbnail, views.camera.to(device)))
+    seen, target = (light.to(device)[..., None] for light in (views.seen, views.camera))
     canonical = apply_global_inverse(seen, model.member_inverse(member, Summary(thumbnail, statistics)))
     camera = _leaky_clamp(canonical_to_camera(canonical, views.camera_to_srgb.to(device), views.wb_gains.to(device)))
     gain = (camera * target).sum((2, 3), keepdim=True) / (camera.square().sum((2, 3), keepdim=True) + 1e-9)

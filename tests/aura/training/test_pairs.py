@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from aura.nets.context import summarise
 from aura.sensor.simulate import camera_to_canonical
 from aura.training import pairs
-from aura.training.pairs import draw_pairs
+from aura.training.pairs import draw_pairs, draw_summarised_views
 from aura.training.scenes import Scene
 
 
@@ -40,3 +41,23 @@ def test_the_noise_that_the_isp_sees_grows_with_the_light_and_is_not_in_the_trut
     flat = Scene("grey", "srgb", torch.full((3, 64, 64), 0.2).half())
     truth = draw_pairs([flat], 4, 96, (0,)).raw
     np.testing.assert_allclose(truth, truth.mean((2, 3), keepdim=True).expand_as(truth), rtol=1e-4)
+
+
+def test_the_sites_of_a_summarised_view_show_the_light_of_the_same_places() -> None:
+    """Brighter light is a brighter pixel under every tone curve; sites of two places would not be ordered alike."""
+    ramp = torch.linspace(0.01, 0.9, 256).expand(3, 256, 256)
+    views = draw_summarised_views([Scene("ramp", "srgb", ramp.half())], 12, 128, (0,))
+    for seen, camera in zip(views.seen.float().mean(1), views.camera.float().mean(1), strict=True):
+        order = (a.argsort().argsort().double() for a in (seen, camera))
+        assert float(torch.corrcoef(torch.stack(list(order)))[0, 1]) > 0.8
+
+
+def test_a_view_is_summarised_as_the_photograph_that_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With its noise, sharpening and JPEG, at its own size."""
+    shown: list[torch.Tensor] = []
+    monkeypatch.setattr(pairs, "summarise", lambda image: shown.append(image) or summarise(image))
+    scene = Scene("noise", "srgb", torch.rand(3, 256, 256, generator=torch.Generator().manual_seed(0)).half())
+    views = draw_summarised_views([scene], 4, 128, (0,))
+    assert shown[0].shape == (4, 3, 128, 128)
+    torch.testing.assert_close(shown[0] * 255.0, (shown[0] * 255.0).round())
+    torch.testing.assert_close(views.statistics, summarise(shown[0]).statistics.half())

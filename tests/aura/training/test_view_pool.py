@@ -1,4 +1,4 @@
-"""The pool of distant views: drawn once, the same for any number of workers, and read back whole."""
+"""The pool of summarised photographs: drawn once, the same for any number of workers, and read back whole."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 from aura.training.batches import Sources, view_pool
 from aura.training.configuration import Stage, TrainConfig
-from aura.training.pairs import DistantViews
+from aura.training.pairs import VIEW_SITES, SummarisedViews
 from aura.training.scenes import Scene
 from aura.training.view_pool import draw_from, filled_pool
 
@@ -21,13 +21,13 @@ def scenes() -> tuple[Scene, ...]:
     return tuple(Scene(str(number), "raw", torch.rand(3, 160, 200, generator=generator).half()) for number in range(3))
 
 
-def equal(first: DistantViews, second: DistantViews) -> bool:
-    return all(torch.equal(getattr(first, each.name), getattr(second, each.name)) for each in fields(DistantViews))
+def equal(first: SummarisedViews, second: SummarisedViews) -> bool:
+    return all(torch.equal(getattr(first, each.name), getattr(second, each.name)) for each in fields(SummarisedViews))
 
 
 def test_workers_do_not_change_the_pool(scenes: tuple[Scene, ...], tmp_path: Path) -> None:
-    alone = filled_pool(tmp_path / "a.safetensors", scenes, 60, (1,), workers=0)
-    shared = filled_pool(tmp_path / "b.safetensors", scenes, 60, (1,), workers=2)
+    alone = filled_pool(tmp_path / "a.safetensors", scenes, 60, 96, (1,), workers=0)
+    shared = filled_pool(tmp_path / "b.safetensors", scenes, 60, 96, (1,), workers=2)
     assert equal(alone, shared)
     assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
 
@@ -47,26 +47,28 @@ def test_a_shared_folder_keeps_the_pools_of_other_scenes_apart(scenes: tuple[Sce
 
 def test_a_pool_is_drawn_once(scenes: tuple[Scene, ...], tmp_path: Path) -> None:
     told: list[int] = []
-    drawn = filled_pool(tmp_path / "pool.safetensors", scenes, 30, (1,), workers=0, on_drawn=told.append)
-    again = filled_pool(tmp_path / "pool.safetensors", (), 30, (1,), workers=0, on_drawn=told.append)
+    drawn = filled_pool(tmp_path / "pool.safetensors", scenes, 30, 96, (1,), workers=0, on_drawn=told.append)
+    again = filled_pool(tmp_path / "pool.safetensors", (), 30, 96, (1,), workers=0, on_drawn=told.append)
     assert equal(drawn, again)
     assert told == [24, 30]
     assert drawn.thumbnail.shape == (30, 3, 48, 48)
-    assert 0.0 <= float(drawn.camera.min()) <= float(drawn.camera.max()) <= 1.0
+    for light in (drawn.seen, drawn.camera):
+        assert light.shape == (30, 3, VIEW_SITES)
+        assert 0.0 <= float(light.min()) <= float(light.max()) <= 1.0
 
 
-def test_draws_are_decided_by_the_seed_and_mirror_view_and_truth_together(
+def test_draws_are_decided_by_the_seed_and_mirror_no_more_than_thumbnails(
     scenes: tuple[Scene, ...], tmp_path: Path
 ) -> None:
-    pool = filled_pool(tmp_path / "pool.safetensors", scenes, 24, (1,), workers=0)
+    pool = filled_pool(tmp_path / "pool.safetensors", scenes, 24, 96, (1,), workers=0)
     assert equal(draw_from(pool, 8, (0, 5)), draw_from(pool, 8, (0, 5)))
     drawn = draw_from(pool, 40, (0, 6))
     turned = 0
     for row in range(40):
         source = next(k for k in range(24) if torch.equal(pool.statistics[k].float(), drawn.statistics[row]))
-        as_is = torch.equal(pool.camera[source].float(), drawn.camera[row])
-        turned += not as_is
-        for kept, shown in ((pool.camera, drawn.camera), (pool.thumbnail.float() / 255.0, drawn.thumbnail)):
-            expected = kept[source].float() if as_is else kept[source].float().flip(-1)
-            assert torch.equal(shown[row], expected)
+        assert torch.equal(drawn.seen[row], pool.seen[source].float())
+        assert torch.equal(drawn.camera[row], pool.camera[source].float())
+        thumbnail = pool.thumbnail[source].float() / 255.0
+        turned += torch.equal(drawn.thumbnail[row], thumbnail.flip(-1))
+        assert torch.equal(drawn.thumbnail[row], thumbnail) or torch.equal(drawn.thumbnail[row], thumbnail.flip(-1))
     assert 5 < turned < 35
