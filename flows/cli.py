@@ -51,6 +51,33 @@ Data = Annotated[
 Weights = Annotated[Path | None, typer.Option(help="Weights (safetensors) instead of the released ones.")]
 
 
+def _say_version(asked: bool) -> None:
+    """Say what a report of a defect needs: this release, its weights, and what computes."""
+    if not asked:
+        return
+    import json
+    import platform
+    from importlib.metadata import version
+    from importlib.resources import files
+
+    weights = json.loads(files("aura").joinpath("weights/aura.json").read_text())["sha256"]
+    needed = ", ".join(f"{name} {version(name)}" for name in ("torch", "prefect", "dask", "zarr"))
+    say(f"aura-raw {version('aura-raw')}, weights {weights[:12]}; Python {platform.python_version()}, {needed}")
+    raise typer.Exit
+
+
+@commands.callback()
+def about(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", is_eager=True, callback=_say_version, help="Say what a report of a defect should name."
+        ),
+    ] = False,
+) -> None:
+    """What every command has."""
+
+
 @commands.command()
 def synthesize(
     corpus: Annotated[str, typer.Argument(help="Photographs: a folder, s3:// prefix, tar, Parquet file, or a list.")],

@@ -1,9 +1,11 @@
+import hashlib
 import json
 import os
 import re
 import signal
 import subprocess
 import sys
+from importlib.metadata import version as installed_version
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,7 @@ import pytest
 from PIL import Image
 from typer.main import get_command
 
+from aura.reconstruct import RELEASED_WEIGHTS
 from flows.cli import commands
 from flows.commands.demo import PHOTOGRAPHS, run_demo
 from flows.commands.run import RunSettings
@@ -33,6 +36,13 @@ def test_every_command_explains_itself(
 ) -> None:
     assert aura(*command, "--help") == 0
     assert "Usage: aura" in " ".join(capsys.readouterr().out.split())
+
+
+def test_the_version_names_the_weights_that_ship(aura: Aura, capsys: pytest.CaptureFixture[str]) -> None:
+    assert aura("--version") == 0
+    said = capsys.readouterr().out
+    assert said.startswith(f"aura-raw {installed_version('aura-raw')}, ")
+    assert hashlib.sha256(RELEASED_WEIGHTS.read_bytes()).hexdigest()[:12] in said
 
 
 def test_the_defaults_that_help_shows_are_the_recipes() -> None:
