@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
 from aura.errors import GateError, IntegrityError
@@ -11,7 +10,7 @@ from flows.examination import evaluate_dataset, verify_dataset
 from flows.reports.artifacts import artifact_key
 from flows.servers.server import Server
 from storage.recipe import Gates
-from tests.flows.conftest import make_dataset, small_recipe, write_photograph
+from tests.flows.conftest import ask, make_dataset, small_recipe, write_photograph
 
 
 @pytest.fixture
@@ -26,7 +25,7 @@ def dataset(tmp_path: Path, server: Server) -> Path:
 
 def artifact(server: Server, key: str) -> dict[str, Any]:
     body = {"artifacts": {"key": {"any_": [key]}}, "sort": "CREATED_DESC"}
-    found: dict[str, Any] = httpx.post(f"{server.api_url}/artifacts/filter", json=body).json()[0]
+    found: dict[str, Any] = ask(server, "POST", "artifacts/filter", body).json()[0]
     return found
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import distributed
-import httpx
 import pytest
 import zarr
 
@@ -31,7 +30,7 @@ from storage.datasets.versions import list_versions, read_version, verify_versio
 from storage.objects.location import locate
 from storage.reading.map_style import RawDataset
 from tests.conftest import S3Server, wait_until
-from tests.flows.conftest import Run, small_recipe, write_photograph
+from tests.flows.conftest import Run, ask, small_recipe, write_photograph
 
 
 def shards_of(dataset: str | Path) -> Any:
@@ -40,9 +39,7 @@ def shards_of(dataset: str | Path) -> Any:
 
 
 def asked(server: Server, what: str, **body: Any) -> list[dict[str, Any]]:
-    answer = httpx.post(f"{server.api_url}/{what}/filter", json=body)
-    answer.raise_for_status()
-    found: list[dict[str, Any]] = answer.json()
+    found: list[dict[str, Any]] = ask(server, "POST", f"{what}/filter", body).json()
     return found
 
 

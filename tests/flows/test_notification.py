@@ -4,7 +4,6 @@ import logging
 import socket
 from collections.abc import Iterator
 
-import httpx
 import pytest
 from prefect.client.orchestration import get_client
 from prefect.states import Cancelling, Crashed
@@ -12,6 +11,7 @@ from prefect.states import Cancelling, Crashed
 from aura.errors import InvalidInputError
 from flows.notification import WEBHOOK_VARIABLE, NotificationError, notify
 from flows.servers.server import Server
+from tests.flows.conftest import ask
 
 SECRET = "hooks/T0-secret"
 
@@ -42,7 +42,7 @@ def test_a_webhook_that_fails_is_not_named(
     monkeypatch.setenv(WEBHOOK_VARIABLE, f"{SECRET}:no-address")
     with pytest.raises(InvalidInputError, match=WEBHOOK_VARIABLE):
         once(**message)
-    said = [httpx.post(f"{server.api_url}/{what}/filter", json={}).text for what in ("flow_runs", "logs")]
+    said = [ask(server, "POST", f"{what}/filter", {}).text for what in ("flow_runs", "logs")]
     assert not [text for text in (*said, told.text) if SECRET in text]
 
 

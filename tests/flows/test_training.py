@@ -1,7 +1,6 @@
 import shutil
 from pathlib import Path
 
-import httpx
 import pytest
 import yaml
 
@@ -10,7 +9,7 @@ from aura.training.configuration import TrainConfig
 from flows.reports.artifacts import artifact_key
 from flows.servers.server import Server
 from flows.training_run import train
-from tests.flows.conftest import Aura, write_photograph
+from tests.flows.conftest import Aura, ask, write_photograph
 
 
 @pytest.fixture
@@ -101,7 +100,7 @@ def test_training_as_a_flow_shows_its_progress_and_curves(scenes: Path, server: 
     result = train(config=config)
     weights = Path(result.weights).read_bytes()
     body = {"artifacts": {"key": {"like_": "%-as-a-flow-%"}}}
-    found = {each["key"]: each["data"] for each in httpx.post(f"{server.api_url}/artifacts/filter", json=body).json()}
+    found = {each["key"]: each["data"] for each in ask(server, "POST", "artifacts/filter", body).json()}
     assert found[artifact_key("progress-views", str(out))] == found[artifact_key("progress-global", str(out))] == 100
     assert "](data:image/jpeg;base64," in found[artifact_key("curves", str(out))]
     assert "dB" in found[artifact_key("training", str(out))]

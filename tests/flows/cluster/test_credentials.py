@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pyarrow.parquet as pq
 import pytest
 from prefect_aws import AwsCredentials
@@ -22,7 +21,7 @@ from flows.ingest import ingest
 from flows.servers.server import Server
 from storage.objects.location import locate
 from tests.conftest import S3Server
-from tests.flows.conftest import small_recipe, write_photograph
+from tests.flows.conftest import ask, small_recipe, write_photograph
 
 WRONG_KEY, WRONG_SECRET = "wrong-key-5e1f0c", "wrong-secret-7a93d2"
 
@@ -93,7 +92,7 @@ def test_keys_may_lie_in_a_block_of_the_server(
     monkeypatch.setenv(BLOCK_VARIABLE, "store")
     use_configured_block()
     assert place.exists()
-    stored = httpx.post(f"{server.api_url}/block_documents/filter", json={}).text
+    stored = ask(server, "POST", "block_documents/filter", {}).text
     assert "store" in stored
     assert without_keys.secret not in stored
 
@@ -120,9 +119,7 @@ def test_keys_may_lie_in_a_profile(without_keys: S3Server, tmp_path: Path, monke
 
 
 def _everything_of(server: Server, what: str) -> Any:
-    answer = httpx.post(f"{server.api_url}/{what}/filter", json={})
-    answer.raise_for_status()
-    return answer.json()
+    return ask(server, "POST", f"{what}/filter", {}).json()
 
 
 def _objects(server: S3Server, prefix: str) -> Iterator[str]:

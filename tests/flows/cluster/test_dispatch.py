@@ -10,7 +10,6 @@ from typing import Any
 
 import dask
 import distributed
-import httpx
 import psutil
 import pytest
 from prefect import flow, task
@@ -30,7 +29,7 @@ from flows.shards.shard import reconstructor
 from storage.datasets.dataset import open_dataset
 from storage.datasets.versions import read_version
 from tests.conftest import wait_until
-from tests.flows.conftest import Run, make_dataset, small_recipe, write_photograph
+from tests.flows.conftest import Run, ask, make_dataset, small_recipe, write_photograph
 
 
 @pytest.fixture
@@ -239,11 +238,11 @@ def _killing_who_reads(photograph: Path, cluster: distributed.LocalCluster) -> I
 
 def _states_of_tasks(server: Server, result: FactoryResult) -> list[str]:
     body = {"flow_runs": {"id": {"any_": [result.flow_run_id]}}}
-    runs = httpx.post(f"{server.api_url}/task_runs/filter", json=body).json()
+    runs = ask(server, "POST", "task_runs/filter", body).json()
     return [run["state"]["message"] or "" for run in runs if run["state"]]
 
 
 def _artifacts(server: Server, key: str) -> list[dict[str, Any]]:
     body = {"artifacts": {"key": {"any_": [key]}}}
-    found: list[dict[str, Any]] = httpx.post(f"{server.api_url}/artifacts/filter", json=body).json()
+    found: list[dict[str, Any]] = ask(server, "POST", "artifacts/filter", body).json()
     return found

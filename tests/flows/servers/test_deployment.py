@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
-import httpx
 import psutil
 import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
@@ -27,7 +26,7 @@ from storage.datasets.dataset import open_dataset
 from storage.datasets.lease import live_holder
 from storage.recipe import load_recipe
 from tests.conftest import REPOSITORY, wait_until
-from tests.flows.conftest import small_recipe, write_photograph
+from tests.flows.conftest import ask, small_recipe, write_photograph
 
 FLOWS = {
     "factory/nightly": factory,
@@ -90,7 +89,7 @@ def served(webhook: Webhook, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 
 def test_every_deployment_has_its_queue_its_words_and_a_form(served: Server) -> None:
-    pools = httpx.post(f"{served.api_url}/work_pools/aura/queues/filter", json={}).json()
+    pools = ask(served, "POST", "work_pools/aura/queues/filter", {}).json()
     limits = {queue["name"]: queue["concurrency_limit"] for queue in pools}
     assert limits == {"default": None} | {queue.name: queue.limit for queue in QUEUES}
     for name, flow in FLOWS.items():
@@ -120,18 +119,18 @@ def test_every_deployment_has_its_queue_its_words_and_a_form(served: Server) -> 
 def test_a_schedule_that_is_switched_on_puts_the_next_nights_on_the_list(served: Server) -> None:
     deployment = _get(served, "deployments/name/factory/nightly")
     (schedule,) = deployment["schedules"]
-    address = f"{served.api_url}/deployments/{deployment['id']}/schedules/{schedule['id']}"
-    httpx.patch(address, json={"active": True}).raise_for_status()
+    address = f"deployments/{deployment['id']}/schedules/{schedule['id']}"
+    ask(served, "PATCH", address, {"active": True})
     body = {"flow_runs": {"deployment_id": {"any_": [deployment["id"]]}}}
 
     def nights() -> list[str]:
-        found = httpx.post(f"{served.api_url}/flow_runs/filter", json=body).raise_for_status().json()
+        found = ask(served, "POST", "flow_runs/filter", body).json()
         return [run["expected_start_time"] for run in found if run["auto_scheduled"]]
 
     wait_until(lambda: bool(nights()), "the scheduler", 120)
     hours = {datetime.fromisoformat(night).astimezone(ZoneInfo("Europe/Berlin")).hour for night in nights()}
     assert hours == {2}
-    httpx.patch(address, json={"active": False}).raise_for_status()
+    ask(served, "PATCH", address, {"active": False})
     assert not nights()  # a schedule that is switched off takes its nights off the list
 
 
@@ -154,7 +153,7 @@ def test_a_run_is_cancelled_goes_on_the_next_time_and_people_are_told_when_a_gat
     assert holder is not None
     family = [psutil.Process(holder.process), *psutil.Process(holder.process).children(recursive=True)]
     cancelling = {"state": {"type": "CANCELLING", "name": "Cancelling"}}
-    httpx.post(f"{served.api_url}/flow_runs/{run}/set_state", json=cancelling).raise_for_status()
+    ask(served, "POST", f"flow_runs/{run}/set_state", cancelling)
     wait_until(lambda: _state(served, run)["type"] == "CANCELLED", "the run to be cancelled", 60)
     wait_until(lambda: not any(each.is_running() for each in family), "its processes to end", 60)
     assert live_holder(dataset) is None
@@ -181,18 +180,14 @@ def test_the_recipe_that_is_shown_as_an_example_is_one() -> None:
 
 
 def _get(server: Server, what: str) -> dict[str, Any]:
-    answer = httpx.get(f"{server.api_url}/{what}")
-    answer.raise_for_status()
-    found: dict[str, Any] = answer.json()
+    found: dict[str, Any] = ask(server, "GET", what).json()
     return found
 
 
 def _run(server: Server, deployment: str, parameters: dict[str, Any]) -> str:
     deployment_id = _get(server, f"deployments/name/{deployment}")["id"]
     body = {"parameters": parameters, "state": {"type": "SCHEDULED"}}
-    answer = httpx.post(f"{server.api_url}/deployments/{deployment_id}/create_flow_run", json=body)
-    answer.raise_for_status()
-    return str(answer.json()["id"])
+    return str(ask(server, "POST", f"deployments/{deployment_id}/create_flow_run", body).json()["id"])
 
 
 def _state(server: Server, run: str) -> dict[str, Any]:

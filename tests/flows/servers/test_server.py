@@ -12,6 +12,7 @@ from prefect import flow
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from flows.servers.server import Server, ServerError, configured_api_url, prefect_server, stop_kept_server
+from tests.flows.conftest import ask
 
 
 @flow(name="nothing-much")
@@ -107,7 +108,7 @@ def test_the_server_ends_with_a_parent_that_is_killed(home: Path) -> None:
 
 def _finished_runs(server: Server) -> set[str]:
     completed = {"flow_runs": {"state": {"name": {"any_": ["Completed"]}}}}
-    runs = httpx.post(f"{server.api_url}/flow_runs/filter", json=completed).json()
+    runs = ask(server, "POST", "flow_runs/filter", completed).json()
     assert runs
     return {run["id"] for run in runs}
 
