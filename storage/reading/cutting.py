@@ -84,6 +84,11 @@ class Cutting:
                 f"{url} holds RAW with noise in it; noise, iso and exposure_ev on reading need clean RAW. "
                 "Make the dataset with noise: on_read."
             )
+        if self.clean and held == "stored":
+            raise InvalidInputError(
+                f"{url} holds RAW with noise in it, so there is no clean RAW to give. Make the dataset with "
+                "noise: on_read, or read without clean."
+            )
         if self.noise and self.iso is None and held == "none":
             raise InvalidInputError(
                 f"{url} holds no noise parameters (its recipe has noise: none). Give iso=(low, high) to draw them."

@@ -1,6 +1,7 @@
 """The order of an epoch: which samples, in which order, on which rank and worker, and what is left of it.
 
-An epoch is a sequence of visits, one per sample: shards in a seeded order, or the sources of a mixture drawn by weight.
+An epoch is a sequence of visits, one per sample: shards, or parts of few shards, of all sources in a seeded order, or
+the sources of a mixture drawn by weight.
 Ranks take consecutive parts of it. A rank's part is cut into blocks, which bound what a worker holds in memory; the
 crops of a block are shuffled among each other and cut into batches. Workers take whole blocks in turn, so the same
 batches are made whatever their number.
@@ -24,6 +25,12 @@ Integers = npt.NDArray[np.int64]
 _SHARD_STREAM: Final = 0x73686172
 _BLOCK_STREAM: Final = 0x626C6F63
 _MIXTURE_STREAM: Final = 0x6D697874
+_LEAST_PIECES: Final = 64
+"""Of what is shuffled: fewer shards are cut into parts, or a small dataset would come in nearly the order it has."""
+_LEAST_RUN: Final = 8
+"""Samples of a part: neighbours in a shard are fetched in one request."""
+ORDER_RELEASE: Final = 2
+"""Which way of ordering this is; 1 shuffled whole shards, and each unweighted source by itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +142,11 @@ class Progress:
             self.done.pop(self.through, None)
             self.through += 1
 
+    @property
+    def begun(self) -> bool:
+        """Whether a batch is done."""
+        return bool(self.through or self.done)
+
     def batches_done(self, block: int) -> int:
         """Batches of a block that are done, if it lies not below ``through``."""
         return self.done.get(block, 0)
@@ -194,7 +206,7 @@ def epoch_visits(
         length: visits of a mixture; None for as many as there are samples.
         seed: of the order.
         epoch: of the order.
-        shuffle: whether shards come in a seeded order; otherwise as they are stored.
+        shuffle: whether shards, or parts of them where there are few, come in a seeded order; otherwise as stored.
 
     Returns:
         Without weights every row once. With weights each visit's source is drawn, and its next sample taken; no sample
@@ -205,11 +217,10 @@ def epoch_visits(
     """
     starts = np.cumsum([0] + [one.size for one in shards])
     if weights is None:
-        parts = [
-            start + _source_order(one, (seed, epoch, number, 0), shuffle=shuffle)
-            for number, (start, one) in enumerate(zip(starts, shards, strict=False))
-        ]
-        rows = np.concatenate(parts) if parts else np.zeros(0, np.int64)
+        # one source or several, all are shuffled among each other: a shard of the next source is another shard
+        offsets = np.cumsum([0] + [int(one.max(initial=-1)) + 1 for one in shards])
+        every = [one + offset for one, offset in zip(shards, offsets, strict=False)]
+        rows = _order(np.concatenate([*every, np.zeros(0, np.int64)]), (seed, epoch, 0, 0), shuffle=shuffle)
         return Visits(rows, np.zeros_like(rows))
     shares = _shares(weights, shards)
     total = int(starts[-1]) if length is None else length
@@ -222,7 +233,7 @@ def epoch_visits(
         if not places.size:
             continue
         needed = range(-(-places.size // one.size))
-        orders = [_source_order(one, (seed, epoch, number, turn), shuffle=shuffle) for turn in needed]
+        orders = [_order(one, (seed, epoch, number, turn), shuffle=shuffle) for turn in needed]
         rows[places] = starts[number] + np.concatenate(orders)[: places.size]
         turns[places] = np.arange(places.size) // one.size
     return Visits(rows, turns)
@@ -251,14 +262,19 @@ def batches_of(
         yield Batch(worker, block, number, items[number * shape.batch_size : (number + 1) * shape.batch_size])
 
 
-def _source_order(shards: Integers, keys: tuple[int, ...], *, shuffle: bool) -> Integers:
-    """Order a source's rows by shards, which come in a seeded order; within a shard as stored, so reads are few."""
-    if not shuffle:
+def _order(shards: Integers, keys: tuple[int, ...], *, shuffle: bool) -> Integers:
+    """Order rows by shards or parts of them, which come in a seeded order; within one as stored, so reads are few."""
+    if not shuffle or not shards.size:
         return np.arange(shards.size)
     _, begins = np.unique(shards, return_index=True)
-    pieces = np.split(np.arange(shards.size), begins[1:])
+    cuts = -(-_LEAST_PIECES // begins.size)
+    pieces = [
+        part
+        for shard in np.split(np.arange(shards.size), begins[1:])
+        for part in np.array_split(shard, max(1, min(cuts, shard.size // _LEAST_RUN)))
+    ]
     order = np.random.default_rng([_SHARD_STREAM, *keys]).permutation(len(pieces))
-    return np.concatenate([pieces[number] for number in order]) if shards.size else np.zeros(0, np.int64)
+    return np.concatenate([pieces[number] for number in order])
 
 
 def _shares(weights: Sequence[float], shards: Sequence[Integers]) -> npt.NDArray[np.float64]:

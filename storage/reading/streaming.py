@@ -21,7 +21,17 @@ from storage.objects.transport import TransportName
 from storage.reading.crops import Cutter, Frame
 from storage.reading.cutting import Cutting
 from storage.reading.frames import Caching, Fetched, FrameReader
-from storage.reading.order import Batch, Progress, Shape, Visits, batches_of, epoch_visits, rank_part, whole_batches
+from storage.reading.order import (
+    ORDER_RELEASE,
+    Batch,
+    Progress,
+    Shape,
+    Visits,
+    batches_of,
+    epoch_visits,
+    rank_part,
+    whole_batches,
+)
 from storage.reading.sample_columns import VersionName, as_columns, choose_version, load_samples
 from storage.reading.selection import select
 from storage.reading.shared_epoch import SharedEpoch
@@ -31,6 +41,8 @@ from storage.recipe import canonical_json
 _FETCHERS: Final = 8
 _LEAST_BLOCKS: Final = 8
 """Of a small dataset, so that several workers have something to do."""
+_CUTTING_UP: Final = frozenset({"batch_size", "crops_per_sample", "block", "drop_last", "ranks", "order"})
+"""What decides how an epoch is handed out, which matters to what is left of one that has begun."""
 _HELD_AT_ONCE: Final = 3
 """A block is held decoded, beside it encoded, and the next one encoded; encoding never makes it larger."""
 
@@ -59,8 +71,8 @@ class RawStream(IterableDataset[dict[str, Any]]):
     workers. A batch is a dict as :class:`storage.reading.RawDataset` describes for an item, with one more axis in
     front, lists of texts and of ``annotations``, and ``position``: worker, block and number of the batch.
 
-    Shards come in a seeded order; a block of samples is read ahead while the one before is used; the crops of a block
-    are shuffled among each other. A worker holds at most :attr:`memory_bytes` of samples.
+    Shards, or parts of few large ones, come in a seeded order; a block of samples is read ahead while the one before is
+    used; the crops of a block are shuffled among each other. A worker holds at most :attr:`memory_bytes` of samples.
 
     Attributes:
         columns: what is known of all samples of all sources (:class:`storage.reading.sample_columns.SampleColumns`).
@@ -215,23 +227,34 @@ class RawStream(IterableDataset[dict[str, Any]]):
         self._progress.mark(worker, workers, block, number, self.shape)
 
     def state_dict(self) -> dict[str, Any]:
-        """Say where the epoch stands, as JSON types."""
+        """Say where the epoch stands, as JSON types.
+
+        Ranks that take their steps together stand alike, so the state of one is that of all.
+        """
         return {"epoch": self.epoch, "progress": self._progress.as_dict(), "made_of": self._made_of()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where :meth:`state_dict` was taken: the batches not done yet, each once.
 
-        With as many workers as then they also come in the same order.
+        With as many workers as then they also come in the same order. A state of which no batch is done yet, as at an
+        epoch's end, may be taken to other batches and another number of ranks.
 
         Raises:
-            InvalidInputError: the state is of other data, or of another seed, batch size or rank.
+            InvalidInputError: the state is of other data or another seed, or, within an epoch, of other batches or
+                another number of ranks.
         """
         try:
             epoch, progress, made_of = int(state["epoch"]), Progress.from_dict(state["progress"]), state["made_of"]
         except (KeyError, TypeError, ValueError) as error:
             raise InvalidInputError("This is not a state of a RawStream. Give what state_dict returned.") from error
         mine = self._made_of()
-        differing = sorted(name for name in mine if mine[name] != made_of.get(name))
+        matters = set(mine) if progress.begun else set(mine) - _CUTTING_UP
+        differing = sorted(name for name in matters if mine[name] != made_of.get(name))
+        if "order" in differing:
+            raise InvalidInputError(
+                "The state is from the middle of an epoch that another release ordered in another way, so what is left "
+                "of it is not known. Go on from the next epoch: set_epoch."
+            )
         if differing:
             raise InvalidInputError(
                 f"The state is of another stream: {', '.join(differing)} differ. Make the stream as it was made then."
@@ -288,7 +311,7 @@ class RawStream(IterableDataset[dict[str, Any]]):
     def _made_of(self) -> dict[str, Any]:
         """What decides the order of an epoch."""
         content = [
-            [dataset.version, dataset.recipe.digest, table.num_rows]
+            [dataset.version or _digest_of_indexes(table), dataset.recipe.digest, table.num_rows]
             for dataset, table in zip(self._datasets, self.columns.tables, strict=True)
         ]
         return {
@@ -303,8 +326,8 @@ class RawStream(IterableDataset[dict[str, Any]]):
             "shuffle": self._shuffle,
             "drop_last": self._drop_last,
             "seed": self._seed,
-            "rank": self._rank,
             "ranks": self._ranks,
+            "order": ORDER_RELEASE,
         }
 
 

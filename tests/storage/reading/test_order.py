@@ -114,6 +114,25 @@ def test_shards_are_shuffled_and_stay_together() -> None:
     assert not np.array_equal(np.sort(pieces[:, 0]), pieces[:, 0])
 
 
+def test_few_shards_are_cut_so_that_there_is_something_to_shuffle() -> None:
+    order = epoch_visits([shards([512, 512])], None, None, 1, 0, shuffle=True).row
+    assert sorted(order) == list(range(1024))
+    runs = np.split(order, np.flatnonzero(np.diff(order) != 1) + 1)
+    assert 50 < len(runs) <= 64
+    assert min(map(len, runs)) >= 16  # neighbours in a shard stay together, since they are read together
+    halves = order[:512] < 512
+    assert 100 < halves.sum() < 412  # half an epoch sees both
+
+
+def test_sources_without_weights_are_shuffled_among_each_other() -> None:
+    order = epoch_visits([shards([4] * 40), shards([4] * 40)], None, None, 1, 0, shuffle=True).row
+    assert sorted(order) == list(range(320))
+    assert 40 < (order[:160] < 160).sum() < 120
+    assert np.array_equal(order.reshape(80, 4) % 4, np.broadcast_to(np.arange(4), (80, 4)))
+    stored = epoch_visits([shards([4] * 4), shards([4] * 4)], None, None, 1, 0, shuffle=False).row
+    assert np.array_equal(stored, np.arange(32))
+
+
 def test_a_block_mixes_its_samples() -> None:
     shape = Shape(64, 64, 2, 16, drop_last=False)
     batches = list(batches_of(shape, 0, 0, 0, 1, 1, shuffle=True))

@@ -1,6 +1,7 @@
 """A stream goes on where it was stopped, with any number of workers."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -36,13 +37,70 @@ def _second_epoch(stream: RawStream) -> RawStream:
 
 
 def test_a_state_of_another_stream_is_refused(dataset: Dataset, other: Dataset) -> None:
-    state = RawStream(dataset.location, batch_size=4).state_dict()
+    stream = RawStream(dataset.location, batch_size=4)
+    next(iter(stream))
+    state = stream.state_dict()
     with pytest.raises(InvalidInputError, match="batch_size, block, seed differ"):
         RawStream(dataset.location, batch_size=5, seed=1).load_state_dict(state)
     with pytest.raises(InvalidInputError, match="data differ"):
         RawStream(other.location, batch_size=4).load_state_dict(state)
     with pytest.raises(InvalidInputError, match="not a state"):
         RawStream(dataset.location).load_state_dict({})
+
+
+def test_the_state_of_one_rank_is_that_of_all(dataset: Dataset) -> None:
+    """As training saves it: the first rank writes the checkpoint, and every rank loads it."""
+
+    def new(rank: int) -> RawStream:
+        return RawStream(dataset.location, batch_size=2, rank=rank, ranks=2, drop_last=True, memory_mib=1)
+
+    whole = [[batch["index"].tolist() for batch in new(rank)] for rank in (0, 1)]
+    first, running = new(0), iter(stream := new(0))
+    for _ in range(2):
+        next(running)
+    state = json.loads(json.dumps(stream.state_dict()))
+    for rank, stream in ((0, first), (1, new(1))):
+        stream.load_state_dict(state)
+        assert [batch["index"].tolist() for batch in stream] == whole[rank][2:]
+    assert len(whole[0]) > 2
+
+
+def test_between_epochs_training_goes_on_with_other_batches_and_other_ranks(dataset: Dataset) -> None:
+    stream = RawStream(dataset.location, batch_size=4)
+    list(stream)
+    state = stream.state_dict()
+    other = RawStream(dataset.location, batch_size=3, rank=1, ranks=2)
+    other.load_state_dict(state)
+    assert other.epoch == 1
+    fresh = RawStream(dataset.location, batch_size=3, rank=1, ranks=2)
+    fresh.set_epoch(1)
+    assert [one["index"].tolist() for one in other] == [one["index"].tolist() for one in fresh]
+    with pytest.raises(InvalidInputError, match="seed differ"):
+        RawStream(dataset.location, batch_size=4, seed=1).load_state_dict(state)
+
+
+def test_the_middle_of_an_epoch_that_an_older_release_ordered_is_not_gone_on_with(dataset: Dataset) -> None:
+    stream = RawStream(dataset.location, batch_size=4)
+    next(iter(stream))
+    state = stream.state_dict()
+    del state["made_of"]["order"]
+    with pytest.raises(InvalidInputError, match="set_epoch"):
+        RawStream(dataset.location, batch_size=4).load_state_dict(state)
+
+
+def test_a_state_knows_which_samples_were_there_before_they_were_published(dataset: Dataset, tmp_path: Path) -> None:
+    """Shards end in any order: as many samples may be others."""
+    copy = tmp_path / "growing"
+    shutil.copytree(dataset.location.url, copy)
+    tables = sorted((copy / "samples").glob("*.parquet"))
+    states = []
+    for missing in (tables[0], tables[1]):
+        moved = missing.rename(copy / missing.name)
+        stream = RawStream(copy, version="unpublished", batch_size=1)
+        next(iter(stream))
+        states.append(stream.state_dict())
+        moved.rename(missing)
+    assert states[0]["made_of"] != states[1]["made_of"]
 
 
 BY_WORKERS = """
