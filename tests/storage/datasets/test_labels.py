@@ -72,6 +72,42 @@ def test_labels_of_nothing_or_twice_are_refused(make_dataset: MakeDataset, tmp_p
         read_label_table(tmp_path / "no.csv")
 
 
+def test_photographs_in_a_tar_are_labelled_by_their_names_in_it(make_dataset: MakeDataset) -> None:
+    """By the tar's name alone, labels of one would be those of all."""
+    dataset = make_dataset()
+    data = shard_data(dataset, 0)
+    tar = "file:///corpus/shard.tar"
+    rows = [replace(row, source_uri=tar, source_member=f"{number}.jpg") for number, row in enumerate(data.rows)]
+    write_shard(dataset, 0, replace(data, rows=rows))
+    assert len(rows) == 2
+    scenes = pa.table({"source_uri": [f"{tar}#1.jpg", tar], "scene": ["street", "any"]})
+    assert [row["scene"] for row in match_labels(dataset, scenes).to_pylist()] == ["any", "street"]
+    only = match_labels(dataset, scenes.slice(0, 1))
+    assert only.to_pylist() == [{"sample_id": "sample-1", "scene": "street"}]
+    with pytest.raises(InvalidInputError, match=r"'shard\.tar#1\.jpg'; it has names such as '.*/shard\.tar#1\.jpg'"):
+        match_labels(dataset, pa.table({"source_uri": ["shard.tar#1.jpg"], "scene": ["street"]}))
+
+
+def test_labels_that_name_nothing_clearly_are_refused(make_dataset: MakeDataset, tmp_path: Path) -> None:
+    dataset = make_dataset((0,))
+    with pytest.raises(InvalidInputError, match="1 of 2 labels have no sample_id, the first in row 2"):
+        match_labels(dataset, pa.table({"sample_id": ["sample-0", None], "scene": ["a", "b"]}))
+    with pytest.raises(InvalidInputError, match=r"sample_id is of type list<.*; expected texts"):
+        match_labels(dataset, pa.table({"sample_id": [["sample-0"]], "scene": ["a"]}))
+    (tmp_path / "twice.csv").write_text("sample_id,scene,scene\na,b,c\n")
+    with pytest.raises(InvalidInputError, match="expected each name once"):
+        read_label_table(tmp_path / "twice.csv")
+
+
+def test_names_of_digits_are_names(tmp_path: Path) -> None:
+    """Taken for numbers, these would be 12 and 3 million."""
+    (tmp_path / "labels.csv").write_text("sample_id,scene\n0012,1\n30e5,2\n")
+    assert read_label_table(tmp_path / "labels.csv").to_pylist() == [
+        {"sample_id": "0012", "scene": 1},
+        {"sample_id": "30e5", "scene": 2},
+    ]
+
+
 def test_labels_come_in_three_forms(tmp_path: Path) -> None:
     table = pa.table({"sample_id": ["a", "b"], "scene": ["x", "y"]})
     pq.write_table(table, tmp_path / "labels.parquet")
