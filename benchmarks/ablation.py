@@ -35,7 +35,7 @@ from aura.training.raw_files import list_raw_files
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 DENOISER: Final = Stage(name="denoiser", steps=150, batch=8, size=128, learning_rate=2e-3)
-GLOBAL: Final = Stage(name="global", steps=800, batch=48, size=96, learning_rate=2e-3, pool=6000)
+GLOBAL: Final = Stage(name="global", steps=1600, batch=48, size=256, learning_rate=2e-3, pool=6000)
 JOINT: Final = Stage(name="joint", steps=300, batch=4, size=128, learning_rate=6e-4)
 LOCAL: Final[dict[str, Any]] = {"stages": (DENOISER, JOINT), "global_weights": RELEASED_WEIGHTS}
 VARIANTS: Final[dict[str, dict[str, Any]]] = {

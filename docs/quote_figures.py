@@ -1,4 +1,5 @@
-"""Quote the benchmarks' figures anew in the pages that quote them: rows of ``| what | `figure` | value |``.
+"""Quote the benchmarks' figures anew in the pages that quote them: rows of ``| what | `figure` | value |``, and fidelity.
+
 
 Run it with ``make figures`` after a benchmark; each value keeps its number of decimals. What pages say in sentences is
 for their author to read again.
@@ -16,6 +17,16 @@ RESULTS: Final = ROOT / "benchmarks" / "results"
 PAGES: Final = {ROOT / "docs" / "scale.md": "scale_model"}
 """Pages all of whose rows are of one benchmark; in the README a block names it: ``<!-- factory -->``."""
 BLOCKS: Final = {"factory": "factory", "model": "model", "scale": "plan_scale", "chaos": "chaos", "reader": "reader"}
+FIDELITY: Final = {
+    "psnr_aligned": ".1f",
+    "psnr": ".1f",
+    "ssim_aligned": ".3f",
+    "lpips_aligned": ".3f",
+    "ciede2000_aligned": ".1f",
+    "way_to_ceiling": ".0%",
+}
+"""Columns of the table of fidelity, as they are written."""
+_FIDELITY_ROW: Final = re.compile(r"^\| (\w+) \((\d+)\) \| (\w+) \|.*\|$", re.MULTILINE)
 _ROW: Final = re.compile(r"^(\| .* \| `([^`]+)` \| )([\d.,]+)( \|)$", re.MULTILINE)
 
 
@@ -27,6 +38,18 @@ def quoted(text: str, figures: dict[str, Any]) -> str:
         return f"{match[1]}{figures[match[2]]['value']:,.{decimals}f}{match[4]}"
 
     return _ROW.sub(row, text)
+
+
+def quoted_fidelity(text: str, figures: dict[str, Any]) -> str:
+    """Put the figures into the rows of the table of fidelity, ``| developer (pairs) | method | ... |``."""
+
+    def row(match: re.Match[str]) -> str:
+        group, count, method = match.groups()
+        means = (figures[f"{group}/{method}/{metric}"]["value"] for metric in FIDELITY)
+        cells = " | ".join(format(mean, spec) for mean, spec in zip(means, FIDELITY.values(), strict=True))
+        return f"| {group} ({count}) | {method} | {cells} |"
+
+    return _FIDELITY_ROW.sub(row, text)
 
 
 def _figures(benchmark: str) -> dict[str, Any]:
@@ -42,7 +65,7 @@ def main() -> None:
         before, mark, rest = text.partition(f"<!-- {block} -->")
         inside, end, after = rest.partition(f"<!-- /{block} -->")
         text = before + mark + quoted(inside, _figures(benchmark)) + end + after
-    readme.write_text(text, encoding="utf-8")
+    readme.write_text(quoted_fidelity(text, _figures("fidelity")), encoding="utf-8")
     for page, benchmark in PAGES.items():
         page.write_text(quoted(page.read_text(encoding="utf-8"), _figures(benchmark)), encoding="utf-8")
 

@@ -1,6 +1,6 @@
 """Pages quote what benchmarks wrote, with the decimals that their author chose."""
 
-from docs.quote_figures import quoted
+from docs.quote_figures import FIDELITY, quoted, quoted_fidelity
 
 PAGE = """In a sentence 1.50 stays.
 
@@ -17,3 +17,14 @@ def test_rows_take_the_figures_and_keep_their_decimals():
     assert "| shards | `shards` | 20,000 |" in found
     assert found.startswith("In a sentence 1.50 stays.")
     assert quoted(found, {"factory/rate": {"value": 2.346}, "shards": {"value": 20000}}) == found
+
+
+def test_the_table_of_fidelity_takes_its_figures_and_keeps_its_rows():
+    table = (
+        "| photographs by | method | PSNR |\n|---|---|---:|\n| libraw_auto (7) | aura | 1.0 | - | 0 | 0 | 0 | 3% |\n"
+    )
+    values = dict(zip(FIDELITY, (35.26, 27.0, 0.9512, 0.056, 4.21, 0.134), strict=True))
+    figures = {f"libraw_auto/aura/{metric}": {"value": value} for metric, value in values.items()}
+    found = quoted_fidelity(table, figures)
+    assert found.splitlines()[2] == "| libraw_auto (7) | aura | 35.3 | 27.0 | 0.951 | 0.056 | 4.2 | 13% |"
+    assert found.splitlines()[:2] == table.splitlines()[:2]
