@@ -1,8 +1,7 @@
-"""Quote the benchmarks' figures anew in the pages that quote them: rows of ``| what | `figure` | value |``, and fidelity.
+"""Quote the benchmarks' figures anew in the pages that quote them: rows of ``| what | `figure` | value |``.
 
-
-Run it with ``make figures`` after a benchmark; each value keeps its number of decimals. What pages say in sentences is
-for their author to read again.
+The README's table of fidelity, too. Run it with ``make figures`` after a benchmark; each value keeps its number of
+decimals. What pages say in sentences is for their author to read again.
 """
 
 from __future__ import annotations

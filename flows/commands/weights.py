@@ -39,7 +39,7 @@ def train(
 ) -> None:
     """Train AURA's weights; run the same command again and it goes on exactly where it was stopped.
 
-    The data folder holds hdr/, raw/train and srgb/. The default schedule takes about twenty minutes on two cores (loader_workers: 2 in the configuration).
+    The data folder holds hdr/, raw/train and srgb/. The default schedule takes about half an hour on two cores.
     """
     from flows.commands.training import train_weights
 
