@@ -3,19 +3,25 @@
 import os
 import shutil
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Protocol
 
 from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from flows.progress import duration
+
 _PIPED_COLUMNS = 120  # a file or pipe has no width of its own, and 80 columns would break the tables
 
 out = Console(highlight=False, width=None if sys.stdout.isatty() else _PIPED_COLUMNS)
 err = Console(stderr=True, highlight=False)
+
+_LINE_EVERY_S = 30.0
 
 _TITLES = {
     "ingest": "Looking at the corpus",
@@ -30,7 +36,10 @@ _TITLES = {
 
 @contextmanager
 def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
-    """Show a bar for each step that reports progress; gives the listener to report to."""
+    """Show a bar for each step that reports progress, or in a log lines; gives the listener to report to."""
+    if not err.is_terminal:
+        yield progress_lines()
+        return
     columns = (
         SpinnerColumn(finished_text="✓"),
         TextColumn("{task.description}"),
@@ -48,6 +57,48 @@ def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
             progress.update(bars[step], completed=done, total=total or None)
 
         yield listen
+
+
+def progress_lines() -> Callable[[str, int, int], None]:
+    """Give a listener for where no bar can move: it prints a line now and then, and one when a step has ended."""
+    due = line_due()
+    began: dict[str, tuple[float, int]] = {}
+
+    def listen(step: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        since, before = began.setdefault(step, (now, done))
+        if not due(step, ended=0 < total <= done):
+            return
+        said = f"{_TITLES.get(step, step)}: {done:,}" + (f" of {total:,}" if total else "")
+        if before < done < total:
+            said += f", about {duration((total - done) * (now - since) / (done - before))} left"
+        err.print(said, markup=False, soft_wrap=True)
+
+    return listen
+
+
+class LineDue(Protocol):
+    """Whether a step's progress shall be printed now."""
+
+    def __call__(self, step: str, *, ended: bool) -> bool:
+        """Answer it, and count a line as printed."""
+
+
+def line_due() -> LineDue:
+    """Give a rule for logs: each step's end once, and before it a line every half minute."""
+    last: dict[str, float] = {}
+    over: set[str] = set()
+
+    def due(step: str, *, ended: bool) -> bool:
+        now = time.monotonic()
+        if step in over or (not ended and now - last.setdefault(step, now) < _LINE_EVERY_S):
+            return False
+        last[step] = now
+        if ended:
+            over.add(step)
+        return True
+
+    return due
 
 
 def quiet(*, verbose: bool) -> None:

@@ -11,6 +11,7 @@ from rich.live import Live
 from rich.text import Text
 
 from flows.commands.console import command, out, say
+from flows.progress import duration
 from storage.datasets.status import RunStatus, Status, read_status
 
 _WATCH_EVERY_S = 5.0
@@ -95,18 +96,18 @@ def _facts(status: Status) -> dict[str, str]:
         facts["samples"] = f"{made} made of {status.samples} planned"
         facts["corpus"] = f"{status.files} photographs in {status.corpus}"
     if status.last_commit is not None:
-        facts["last shard"] = f"{_ago(status.asked - status.last_commit)} ago"
+        facts["last shard"] = f"{duration(status.asked - status.last_commit)} ago"
     if status.shards_per_hour is not None:
         facts["pace"] = f"{status.shards_per_hour:,.0f} shards an hour"
     if status.seconds_left is not None and status.stage == "making shards":
-        facts["time left"] = _ago(status.seconds_left)
+        facts["time left"] = duration(status.seconds_left)
     facts["rejected files"] = _reasons(status.rejected_files)
     if status.shards is not None:
         more = f"; {status.rejects_unread} more shards have some" if status.rejects_unread else ""
         facts["rejected samples"] = _reasons(status.rejected_samples) + more
     if status.version is not None:
         tags = f" ({', '.join(status.version.tags)})" if status.version.tags else ""
-        when = _ago(status.asked - status.version.published)
+        when = duration(status.asked - status.version.published)
         facts["version"] = f"{status.version.number}{tags}, {status.version.samples} samples, published {when} ago"
     else:
         facts["version"] = "none published yet"
@@ -124,7 +125,7 @@ def _run_in_words(run: RunStatus | None, now: float) -> str:
     if run is None:
         return "none"
     since = datetime.fromtimestamp(run.since, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-    heard = f"last heard of {_ago(now - run.heartbeat)} ago"
+    heard = f"last heard of {duration(now - run.heartbeat)} ago"
     if run.alive:
         return f"process {run.process} on {run.host} since {since}, {heard}"
     return f"died: process {run.process} on {run.host}, begun {since}, {heard}"
@@ -144,11 +145,3 @@ def _reasons(counts: Mapping[str, int]) -> str:
     named = [f"{reason} {count}" for reason, count in list(counts.items())[:_REASONS]]
     more = f", {len(counts) - _REASONS} more reasons" if len(counts) > _REASONS else ""
     return f"{sum(counts.values())}: {', '.join(named)}{more}"
-
-
-def _ago(seconds: float) -> str:
-    seconds = max(0, round(seconds))
-    if seconds < 120:
-        return f"{seconds} s"
-    minutes = seconds // 60
-    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"

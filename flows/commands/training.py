@@ -1,6 +1,7 @@
 """Training and judging weights from the command line: what :mod:`aura.training` does, with progress and words."""
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,8 @@ from aura.training.evaluation import EvaluationRow
 from aura.training.fidelity_table import as_json, as_table
 from aura.training.judging import measure_weights
 from aura.training.loop import train
-from flows.commands.console import command, err, out, say, say_pairs
+from flows.commands.console import command, err, line_due, out, say, say_pairs
+from flows.progress import duration
 
 
 def train_weights(path: Path | None, changes: Mapping[str, Any]) -> None:
@@ -40,8 +42,11 @@ def train_weights(path: Path | None, changes: Mapping[str, Any]) -> None:
         TimeElapsedColumn(),
         TextColumn("left {task.fields[left]}, loss {task.fields[loss]}, held out {task.fields[score]}"),
     )
-    with Progress(*columns, console=err) as progress:
-        result = train(config, _stage_bars(progress))
+    if err.is_terminal:
+        with Progress(*columns, console=err) as progress:
+            result = train(config, _stage_bars(progress))
+    else:
+        result = train(config, _stage_lines())
     say(
         f"Trained in {result.seconds / 3600:.2f} h; {result.validation_psnr_aligned:.2f} dB aligned on held-out scenes."
     )
@@ -123,10 +128,25 @@ def _stage_bars(progress: Progress) -> Callable[[TrainProgress], None]:
         if now.stage not in bars:
             bars[now.stage] = progress.add_task(now.stage, total=now.steps, left="-", loss="-", score="-")
         scored = now.validation_psnr_aligned
-        told = {"left": _duration(now.seconds_left), "loss": f"{now.loss:.4f}"}
+        told = {"left": duration(now.seconds_left), "loss": "-" if math.isnan(now.loss) else f"{now.loss:.4f}"}
         if scored is not None:
             told["score"] = f"{scored:.2f} dB"
         progress.update(bars[now.stage], completed=now.step, **told)  # type: ignore[arg-type]  # fields are free
+
+    return show
+
+
+def _stage_lines() -> Callable[[TrainProgress], None]:
+    """For a log: a line of each stage now and then, and with every score."""
+    due = line_due()
+
+    def show(now: TrainProgress) -> None:
+        scored = now.validation_psnr_aligned
+        if due(now.stage, ended=now.step == now.steps) or scored is not None:
+            held_out = "" if scored is None else f", held out {scored:.2f} dB aligned"
+            loss = "" if math.isnan(now.loss) else f", loss {now.loss:.4f}"
+            left = "" if now.step == now.steps else f", about {duration(now.seconds_left)} left"
+            err.print(f"{now.stage}: {now.step:,} of {now.steps:,}{left}{loss}{held_out}", markup=False)
 
     return show
 
@@ -152,8 +172,3 @@ def _read_config(path: Path | None, changes: Mapping[str, Any]) -> TrainConfig:
     except ValidationError as error:
         faults = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
         raise InvalidInputError(f"The training configuration is wrong: {faults}.") from None
-
-
-def _duration(seconds: float) -> str:
-    minutes = round(seconds / 60)
-    return f"{minutes // 60} h {minutes % 60:02d} min" if minutes >= 60 else f"{minutes} min"

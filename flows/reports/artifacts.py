@@ -20,6 +20,7 @@ from prefect.artifacts import (
     update_progress_artifact,
 )
 
+from flows.progress import duration
 from flows.reports.contact_sheet import COLUMNS, contact_sheet
 from flows.reports.facts import Reject
 from flows.reports.pictures import Triptych, caption, data_uri
@@ -94,14 +95,6 @@ class ProgressArtifact:
             return said
         left = (self.total - done) * seconds / max(1, done - self.made_before)
         return f"{said}, about {duration(left)} left"
-
-
-def duration(seconds: float) -> str:
-    """Say a time as people do: ``40 s``, ``12 min``, ``3 h 05 min``."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 def leave_quality(dataset_url: str, quality: Quality) -> None:

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from flows.reports.artifacts import artifact_key, duration, plain, web_address
+from flows.progress import duration
+from flows.reports.artifacts import artifact_key, plain, web_address
 from flows.reports.charts import histogram
 from flows.reports.quality import MEASURES
 from flows.reports.reading_code import reading_examples
