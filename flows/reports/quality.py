@@ -1,5 +1,6 @@
 """How good a dataset is: the distributions of what was measured on its samples, and the recipe's gates on them."""
 
+import math
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -136,8 +137,10 @@ class Quality:
         return sum(self.rejected_sources.values()) / max(1, self.sources)
 
     def mean(self, column: str) -> float | None:
-        """Mean of a measure, or None if no sample has it."""
-        return next((d.mean for d in self.distributions if d.measure.column == column), None)
+        """Mean of a measure over the samples where it is finite; infinite if it is so for all, None if none has it."""
+        finite = (each.mean for each in self.distributions if each.measure.column == column)
+        measured = len(self.samples) - self.samples[column].null_count
+        return next(finite, math.inf if measured else None)
 
 
 def measure_quality(dataset: Dataset, index: pa.Table, shards: Iterable[int]) -> Quality:
@@ -291,7 +294,7 @@ def _least(quality: Quality, gate: str, column: str, least: float | None, unit: 
     if least is None:
         return None
     mean = quality.mean(column)
-    found = "nothing was measured" if mean is None else f"mean {mean:.3f}{unit}"
+    found = "nothing was measured" if mean is None else "all exact" if mean == math.inf else f"mean {mean:.3f}{unit}"
     passed = mean is not None and mean >= least
     short = "" if mean is None else f", {least - mean:.3f}{unit} short"
     failure = "" if passed else f"gate {gate} asks for {least:g}{unit}: {found}{short}"

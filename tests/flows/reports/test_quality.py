@@ -10,7 +10,16 @@ from hypothesis import strategies as st
 
 from aura.errors import GateError
 from flows.reports.pictures import candidates, choose_ends, choose_rows, quality_words
-from flows.reports.quality import MEASURES, Distribution, Quality, distributions_of, figure, quality_row, require_gates
+from flows.reports.quality import (
+    MEASURES,
+    Distribution,
+    Quality,
+    check_gates,
+    distributions_of,
+    figure,
+    quality_row,
+    require_gates,
+)
 from flows.shards.sample import needs_lpips
 from storage.recipe import Gates
 
@@ -146,3 +155,12 @@ def test_lpips_is_measured_on_about_the_share_that_is_asked_for() -> None:
     assert not any(needs_lpips(name, 0.0) for name in names)
     assert all(needs_lpips(name, 1.0) for name in names)
     assert 0.2 < np.mean([needs_lpips(name, 0.25) for name in names]) < 0.3
+
+
+def test_samples_that_are_all_exact_pass_any_gate_of_psnr() -> None:
+    """No decibel is too many for what renders back to the very source, such as flat or black frames."""
+    quality = quality_of(cycle_psnr_db=[np.inf, np.inf, None], cycle_psnr_matched_db=[np.inf, np.inf, None])
+    require_gates(quality, Gates(min_cycle_psnr=99, min_cycle_psnr_matched=99))
+    assert [check.found for check in check_gates(quality, Gates(min_cycle_psnr=99, max_reject_fraction=None))] == [
+        "all exact"
+    ]
