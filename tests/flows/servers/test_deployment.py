@@ -13,11 +13,12 @@ from zoneinfo import ZoneInfo
 
 import psutil
 import pytest
-from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.settings import PREFECT_API_URL, get_current_settings, temporary_settings
 
 from flows.examination import evaluate_dataset, verify_dataset
 from flows.factory import factory
 from flows.ingest import ingest
+from flows.lost_runs import mark_lost
 from flows.notification import notify
 from flows.servers.server import Server, prefect_server
 from flows.servers.serving import QUEUES, deploy, make_pool, worker
@@ -36,6 +37,7 @@ FLOWS = {
     "train/train": train,
     "evaluate-weights/evaluate-weights": evaluate_weights,
     "notify/on-failure": notify,
+    "lost-runs/lost-runs": mark_lost,
 }
 ENDED = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
 
@@ -99,14 +101,16 @@ def test_every_deployment_has_its_queue_its_words_and_a_form(served: Server) -> 
         assert deployment["description"]
         assert deployment["tags"]
         assert deployment["enforce_parameter_schema"]
-        if flow is not notify:
+        if flow not in (notify, mark_lost):
             flow.validate_parameters(deployment["parameters"])
         schema = deployment["parameter_openapi_schema"]
         for field_schema in schema["properties"].values():
             assert field_schema["title"]
             assert field_schema["description"]
     nightly = _get(served, "deployments/name/factory/nightly")
-    assert nightly["global_concurrency_limit"]["limit"] == 1
+    # a slot of Prefect's is kept by a run whose machine died; the dataset's lease is not
+    assert nightly["global_concurrency_limit"] is None
+    assert nightly["parameters"]["wait"]
     (schedule,) = nightly["schedules"]
     assert (schedule["schedule"]["cron"], schedule["schedule"]["timezone"]) == ("0 2 * * *", "Europe/Berlin")
     assert not schedule["active"]  # it names a corpus that is nobody's yet
@@ -132,6 +136,20 @@ def test_a_schedule_that_is_switched_on_puts_the_next_nights_on_the_list(served:
     assert hours == {2}
     ask(served, "PATCH", address, {"active": False})
     assert not nights()  # a schedule that is switched off takes its nights off the list
+
+
+def test_runs_whose_heart_stops_are_looked_for(served: Server) -> None:
+    (found,) = [
+        each for each in ask(served, "POST", "automations/filter", {}).json() if each["name"] == "aura run lost"
+    ]
+    trigger, (action,) = found["trigger"], found["actions"]
+    assert found["enabled"]
+    assert (trigger["posture"], trigger["within"], trigger["threshold"]) == ("Proactive", 600.0, 1)
+    assert trigger["after"] == ["prefect.flow-run.heartbeat"]
+    assert {f"prefect.flow-run.{state.title()}" for state in ENDED} < set(trigger["expect"])
+    assert 2 * get_current_settings().flows.heartbeat_frequency < 600  # type: ignore[operator]  # it has a default
+    assert action["deployment_id"] == _get(served, "deployments/name/lost-runs/lost-runs")["id"]
+    assert action["parameters"] == {"run": "{{ flow_run.id }}"}
 
 
 @pytest.mark.timeout(900)  # three flow runs, each a process that imports torch and starts a cluster
