@@ -9,7 +9,7 @@ from flows.commands.console import command, progress_bars, say, say_pairs
 from flows.factory import FactoryResult, factory, finished
 from flows.progress import listening
 from flows.servers.server import configured_api_url, prefect_server
-from storage.datasets.lease import live_holder, require_free
+from storage.datasets.lease import hold, live_holder
 from storage.datasets.tags import check_tag, tag_version
 from storage.recipe import Recipe
 
@@ -66,10 +66,7 @@ def run_factory(recipe: Recipe, dataset_url: str, settings: RunSettings) -> Fini
             tag_version(done.dataset_url, done.version, settings.tag)
         return FinishedRun(done, None)
     require_cluster(cluster)
-    if not settings.wait:
-        require_free(checked.dataset_url)
-    elif holder := live_holder(checked.dataset_url):
-        say(f"Waiting for another run: {holder.words()}.")
+    _require_writable(checked.dataset_url, wait=settings.wait)
     if configured_api_url() is None:
         say("Starting a local Prefect server ...")
     with prefect_server(keep=settings.keep_server) as server:
@@ -89,6 +86,15 @@ def run_factory(recipe: Recipe, dataset_url: str, settings: RunSettings) -> Fini
     page = f"/runs/flow-run/{result.flow_run_id}"
     ui = f"run '{command()} server', then open http://127.0.0.1:4200{page}" if stopped else server.ui_url + page
     return FinishedRun(result, ui)
+
+
+def _require_writable(dataset_url: str, *, wait: bool) -> None:
+    """Take the lease for a moment: what is another run's, or takes no writes, is refused before a server is started."""
+    if wait and (holder := live_holder(dataset_url)):
+        say(f"Waiting for another run: {holder.words()}.")
+        return
+    with hold(dataset_url, wait=wait):
+        pass
 
 
 def tell(run: FinishedRun) -> None:

@@ -99,7 +99,7 @@ def _show(running: "Server") -> None:
 
 
 def _serve(running: "Server") -> None:
-    from flows.servers.serving import POOL, deploy, make_pool, worker
+    from flows.servers.serving import POOL, deploy, make_pool, watch, worker
 
     say("Registering the deployments ...")
     make_pool()
@@ -117,4 +117,4 @@ def _serve(running: "Server") -> None:
             }
         )
         say("Ctrl-C stops the worker, its runs and the server; a run goes on where it was the next time.")
-        process.wait()
+        watch(running, process)

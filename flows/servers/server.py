@@ -72,9 +72,14 @@ class Server:
         return f"{self.ui_url}/runs/flow-run/{flow_run_id}"
 
     def wait(self) -> None:
-        """Wait until the server that was started here ends by itself."""
+        """Wait as long as the server lives that was started here.
+
+        Raises:
+            ServerError: it has ended by itself.
+        """
         if self.pid is not None:
-            _wait_for_end(self.pid, None)
+            has_ended(self.pid, None)
+            raise ended_by_itself()
 
 
 def data_folder() -> Path:
@@ -83,6 +88,11 @@ def data_folder() -> Path:
         return Path(home).expanduser().resolve()
     base = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
     return Path(base) / "aura"
+
+
+def ended_by_itself() -> ServerError:
+    """Say that the local server is gone, which nobody asked for."""
+    return ServerError(f"The Prefect server has ended by itself; {_log_path()} may say why. Give the command again.")
 
 
 def configured_api_url() -> str | None:
@@ -160,7 +170,7 @@ def _start(port: int | None, *, keep: bool, schedules: bool) -> Server:
     home = data_folder() / "prefect"
     try:
         home.mkdir(parents=True, exist_ok=True)
-        log = (home / "server.log").open("wb")
+        log = _log_path().open("wb")
     except OSError as error:
         raise ServerError(
             f"The local Prefect server cannot write in {home} ({error.strerror}); "
@@ -181,7 +191,7 @@ def _start(port: int | None, *, keep: bool, schedules: bool) -> Server:
         )
     api_url = f"http://{_HOST}:{port}/api"
     try:
-        _wait_until_healthy(process, api_url, home / "server.log")
+        _wait_until_healthy(process, api_url, _log_path())
     except BaseException:
         _stop(process.pid)
         process.wait()
@@ -210,11 +220,11 @@ def _stop(pid: int) -> None:
     for signal_number in (signal.SIGTERM, signal.SIGKILL):
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal_number)
-        if _wait_for_end(pid, _STOP_TIMEOUT_S):
+        if has_ended(pid, _STOP_TIMEOUT_S):
             return
 
 
-def _wait_for_end(pid: int, timeout_s: float | None) -> bool:
+def has_ended(pid: int, timeout_s: float | None) -> bool:
     """Wait until a process is gone, a child of this one or not; False if it is still there after the time."""
     try:
         psutil.Process(pid).wait(timeout_s)
@@ -223,6 +233,11 @@ def _wait_for_end(pid: int, timeout_s: float | None) -> bool:
     except psutil.TimeoutExpired:
         return False
     return True
+
+
+def _log_path() -> Path:
+    """Log of the local server that was started last."""
+    return data_folder() / "prefect" / "server.log"
 
 
 def _record_path() -> Path:

@@ -19,11 +19,12 @@ from prefect.utilities.asyncutils import run_coro_as_sync
 from prefect.workers.process import ProcessWorker
 
 from aura.errors import AuraError, MissingFileError
-from flows.servers.server import Server
+from flows.servers.server import Server, ServerError, ended_by_itself, has_ended
 
 POOL: Final = "aura"
 _DEFINITION: Final = Path("prefect.yaml")
 _STOP_TIMEOUT_S: Final = 60.0
+_LOOK_EVERY_S: Final = 1.0
 
 
 @dataclass(frozen=True)
@@ -99,6 +100,20 @@ def worker(server: Server, *options: str) -> Iterator["subprocess.Popen[bytes]"]
         yield process
     finally:
         _stop(process)
+
+
+def watch(server: Server, worker: "subprocess.Popen[bytes]") -> None:
+    """Wait, as long as the server and the worker live.
+
+    Raises:
+        ServerError: one of them has ended by itself.
+    """
+    while not has_ended(worker.pid, _LOOK_EVERY_S):
+        if server.pid is not None and has_ended(server.pid, 0):
+            raise ended_by_itself()
+    raise ServerError(
+        "The worker has ended by itself; what it said stands above. Give the command again: runs go on."
+    )
 
 
 async def _make_pool() -> None:

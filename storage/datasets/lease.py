@@ -11,6 +11,7 @@ longer than a heartbeat takes, and one that is renewed meanwhile is live, whatev
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import threading
@@ -29,6 +30,8 @@ import psutil
 from aura.errors import AuraError, IntegrityError, LeaseHeldError, LeaseLostError, MissingFileError
 from storage.datasets.sealed import seal, unseal
 from storage.objects.location import Location, locate
+
+log = logging.getLogger(__name__)
 
 DURATION_S: Final = 60.0
 CLOCK_MARGIN_S: Final = 5.0
@@ -214,19 +217,10 @@ def hold(
     try:
         yield lease
     finally:
-        lease.release()
-
-
-def require_free(dataset_url: str | Location) -> None:
-    """Refuse early, before a run is prepared, what :func:`hold` would refuse.
-
-    Raises:
-        LeaseHeldError: a run holds the lease.
-        StorageError: the storage refused.
-    """
-    holder = live_holder(dataset_url)
-    if holder is not None:
-        raise _held(locate(dataset_url).url, holder)
+        try:
+            lease.release()
+        except AuraError as error:  # what the run came to matters more than a lease that runs out by itself
+            log.warning("The lease of %s could not be given back, and ends by itself: %s", dataset.url, error)
 
 
 def live_holder(dataset_url: str | Location) -> LeaseRecord | None:

@@ -93,6 +93,7 @@ REFUSALS: dict[str, tuple[tuple[str, ...], str]] = {
     "a corpus bucket that is not there": (("s3://no-such-bucket/photos", "{tmp}/out"), "bucket"),
     "a folder of other files": (("{corpus}", "{corpus}/.."), "lie inside each other"),
     "somebody else's folder": (("{corpus}", "{tmp}/full"), "other files"),
+    "a place that takes no writes": (("{corpus}", "/proc/raw/out"), "/proc/raw"),
 }
 
 

@@ -12,6 +12,7 @@ from prefect import flow
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from flows.servers.server import Server, ServerError, configured_api_url, prefect_server, stop_kept_server
+from flows.servers.serving import watch
 from tests.flows.conftest import ask
 
 
@@ -104,6 +105,23 @@ def test_the_server_ends_with_a_parent_that_is_killed(home: Path) -> None:
         parent.wait()
     psutil.wait_procs([psutil.Process(pid)] if psutil.pid_exists(pid) else [], timeout=30)
     assert not _serving(pid)
+
+
+@pytest.mark.parametrize("dead", ["server", "worker"])
+def test_a_server_or_worker_that_dies_is_noticed(dead: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else nobody would know, until a morning without a dataset."""
+    monkeypatch.setenv("AURA_HOME", str(tmp_path))
+    with subprocess.Popen(["sleep", "600"]) as server, subprocess.Popen(["sleep", "600"]) as worker:
+        {"server": server, "worker": worker}[dead].kill()
+        running = Server("http://127.0.0.1:1/api", "http://127.0.0.1:1", local=True, pid=server.pid)
+        try:
+            with pytest.raises(ServerError, match=f"The (Prefect )?{dead} has ended by itself"):
+                watch(running, worker)
+        finally:
+            server.kill()
+            worker.kill()
+    with pytest.raises(ServerError, match="ended by itself"):
+        running.wait()
 
 
 def _finished_runs(server: Server) -> set[str]:

@@ -9,9 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from aura.errors import LeaseHeldError, LeaseLostError, MissingFileError, StorageAccessError
+from aura.errors import (
+    InvalidInputError,
+    LeaseHeldError,
+    LeaseLostError,
+    MissingFileError,
+    StorageAccessError,
+    StorageError,
+)
 from storage.datasets import lease as leases
-from storage.datasets.lease import LeaseToken, hold, live_holder, require_free
+from storage.datasets.lease import LeaseToken, hold, live_holder
 from storage.datasets.sealed import seal, unseal
 from storage.objects.location import Location
 from tests.conftest import wait_until
@@ -29,10 +36,8 @@ def test_a_second_run_is_refused_and_told_by_whom(place: Location) -> None:
         lease.token.require()
         with pytest.raises(LeaseHeldError, match=rf"process {os.getpid()} on .*--wait"), hold(place):
             pass
-        with pytest.raises(LeaseHeldError):
-            require_free(place)
         lease.require()
-    require_free(place)
+    assert live_holder(place) is None
     assert place.join("lease").names() == []
     with hold(place):
         pass
@@ -88,8 +93,8 @@ def test_a_killed_holder_on_this_machine_is_followed_at_once(place: Location) ->
     child = multiprocessing.get_context("fork").Process(target=hold_for_ever)
     child.start()
     assert here.recv() == "held"
-    with pytest.raises(LeaseHeldError):
-        require_free(place)
+    with pytest.raises(LeaseHeldError), hold(place):
+        pass
     assert child.pid is not None
     os.kill(child.pid, signal.SIGKILL)
     child.join()
@@ -141,6 +146,20 @@ def test_a_holder_whose_clock_is_behind_is_not_taken_for_dead(place: Location, m
     monkeypatch.setattr(leases, "_CLOCKS_APART_S", 100)
     with hold(place) as lease:  # dead for long: followed at once
         assert lease.token.number == 8
+
+
+def test_a_storage_that_does_not_take_the_lease_back_hides_no_failure_and_makes_none(
+    place: Location, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(self: Location) -> None:
+        raise StorageError(f"{self.url} may not be removed")
+
+    monkeypatch.setattr(Location, "remove", refuse)
+    with pytest.raises(InvalidInputError, match="the failure that ended it"), hold(place):
+        raise InvalidInputError("the failure that ended it")
+    assert "could not be given back" in caplog.text
+    with hold(place.join("another")):
+        pass
 
 
 def test_a_damaged_lease_is_nobodys(place: Location) -> None:
