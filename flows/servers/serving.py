@@ -111,9 +111,7 @@ def watch(server: Server, worker: "subprocess.Popen[bytes]") -> None:
     while not has_ended(worker.pid, _LOOK_EVERY_S):
         if server.pid is not None and has_ended(server.pid, 0):
             raise ended_by_itself()
-    raise ServerError(
-        "The worker has ended by itself; what it said stands above. Give the command again: runs go on."
-    )
+    raise ServerError("The worker has ended by itself; what it said stands above. Give the command again: runs go on.")
 
 
 async def _make_pool() -> None:

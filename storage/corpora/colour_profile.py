@@ -30,6 +30,8 @@ _PRIMARIES: Final = {  # ITU-T H.273, table 2: white, red, green, blue
     12: (*_D65, 0.680, 0.320, 0.265, 0.690, 0.150, 0.060),  # Display P3
     22: (*_D65, 0.630, 0.340, 0.295, 0.605, 0.155, 0.077),  # EBU 3213
 }
+_ADOBE_RGB_PRIMARIES: Final = (0.64, 0.33, 0.21, 0.71, 0.15, 0.06)
+_ADOBE_RGB_GAMMA: Final = 563 / 256
 _SRGB_PRIMARIES: Final = (0.64, 0.33, 0.30, 0.60, 0.15, 0.06)
 _NEAR_SRGB: Final = {1, 2, 5, 6, 7}  # BT.601's primaries differ less than cameras do
 _HIGH_DYNAMIC_RANGE: Final = {16: "PQ", 18: "HLG"}
@@ -123,6 +125,15 @@ def _require_display_code(code: ColourCode) -> None:
         refuse(f"Colour primaries {code.primaries} are not known")
     if not code.is_full_range:
         refuse("The codes span the narrow range of video")
+
+
+def adobe_rgb(name: str) -> Colours:
+    """Adobe RGB (1998), of a file that says so without a profile.
+
+    Args:
+        name: for the record.
+    """
+    return Colours(_profile(_ADOBE_RGB_PRIMARIES, _ADOBE_RGB_GAMMA), name, is_srgb=False)
 
 
 def colours_from_chromaticity(gamma: float | None, chromaticity: Sequence[float] | None) -> Colours:

@@ -29,6 +29,7 @@ from aura.errors import RejectedImageError
 from storage.corpora.colour_profile import (
     SRGB_ASSUMED,
     Colours,
+    adobe_rgb,
     colours_from_chromaticity,
     colours_from_code,
     colours_from_icc,
@@ -68,6 +69,11 @@ _PHOTOMETRIC: Final = 262
 _RGB: Final = 2
 _ORIENTATION: Final = 274
 _ICC_PROFILE: Final = 34675
+_EXIF_IFD: Final = 0x8769
+_COLOUR_SPACE: Final = 0xA001
+_NOT_SRGB: Final = {2, 0xFFFF}  # Exif 2.3: 0xFFFF, uncalibrated; 2 is what some cameras write for Adobe RGB
+_INTEROPERABILITY_IFD: Final = 0xA005
+_INTEROPERABILITY_INDEX: Final = 0x0001
 _RAW_PHOTOMETRICS: Final = {32803, 34892}  # colour filter array, linear RAW
 
 
@@ -237,11 +243,12 @@ def _open_pillow(data: bytes, container: str, limits: Limits) -> _Opened:
         mode = f"{'L' if mode == 'I' else mode};16"
     if not mode.endswith(";16") and mode not in PILLOW_MODES and mode != "P":
         raise RejectedImageError("unsupported_pixels", f"Pixels of mode {mode} are not taken; use 8 or 16 bits.")
-    orientation = _orientation(image, png)
+    exif = _exif(image, png)
+    orientation = _orientation(exif)
     # of TIFF, Pillow names the upright size, and turns the pixels that it decodes itself
     width, height = image.size if orientation < 5 or container == "TIFF" else image.size[::-1]
     to_apply = 1 if container == "TIFF" else orientation
-    colours = _colours(image, data, container, png.colour if png else None)
+    colours = _colours(image, data, container, png.colour if png else None, exif)
     facts = ImageFacts(
         container=image.format or container,
         mode=mode,
@@ -260,7 +267,9 @@ def _formats(container: str) -> tuple[str, ...]:
     return {"AVIF": ("AVIF", "HEIF"), "HEIF": ("HEIF", "AVIF")}.get(container, (container,))
 
 
-def _colours(image: Image.Image, data: bytes, container: str, cicp: ColourCode | None) -> Colours:
+def _colours(
+    image: Image.Image, data: bytes, container: str, cicp: ColourCode | None, exif: Image.Exif | None
+) -> Colours:
     profile = image.info.get("icc_profile")
     code = cicp or (read_nclx(data) if container in {"AVIF", "HEIF"} else None)
     if container in {"PNG", "AVIF", "HEIF"} and code is not None and (cicp or not profile):
@@ -272,6 +281,8 @@ def _colours(image: Image.Image, data: bytes, container: str, cicp: ColourCode |
         return colours_from_icc(profile, "GRAY") if judged.icc is None and container == "PNG" else judged
     if image.mode == "CMYK":
         return replace(SRGB_ASSUMED, name="CMYK (no profile)", is_srgb=False)
+    if _PROFILE_SPACES.get(image.mode) is None and _says_adobe_rgb(exif):
+        return adobe_rgb("Adobe RGB (by EXIF)")
     if container == "PNG" and "srgb" not in image.info:
         return colours_from_chromaticity(image.info.get("gamma"), image.info.get("chromaticity"))
     return SRGB_ASSUMED
@@ -284,17 +295,33 @@ def _read_png(data: bytes) -> PngHeader:
     return header
 
 
-def _orientation(image: Image.Image, png: PngHeader | None) -> int:
+def _exif(image: Image.Image, png: PngHeader | None) -> Image.Exif | None:
+    """The file's EXIF; None if it is damaged, which says nothing about the pixels."""
     try:
         if png is None:
-            exif = image.getexif()
-        else:  # Pillow would decode all the pixels to look for a chunk behind them
-            exif = Image.Exif()
-            exif.load(png.exif or b"")
-        value = exif.get(0x0112, 1)
-    except Exception:  # noqa: BLE001  # damaged EXIF raises anything, and says nothing about the pixels
-        return 1
+            return image.getexif()
+        exif = Image.Exif()  # Pillow would decode all the pixels to look for a chunk behind them
+        exif.load(png.exif or b"")
+    except Exception:  # noqa: BLE001  # hostile bytes raise anything
+        return None
+    return exif
+
+
+def _orientation(exif: Image.Exif | None) -> int:
+    value = 1 if exif is None else exif.get(_ORIENTATION, 1)
     return value if isinstance(value, int) and 1 <= value <= 8 else 1
+
+
+def _says_adobe_rgb(exif: Image.Exif | None) -> bool:
+    """Tell Adobe RGB as cameras name it: no calibrated space, and the interoperability of DCF's optional file (R03)."""
+    try:
+        if exif is None or exif.get_ifd(_EXIF_IFD).get(_COLOUR_SPACE) not in _NOT_SRGB:
+            return False
+        index = exif.get_ifd(_INTEROPERABILITY_IFD).get(_INTEROPERABILITY_INDEX, "")
+    except Exception:  # noqa: BLE001  # as above
+        return False
+    name = index.decode("ascii", "replace") if isinstance(index, bytes) else str(index)
+    return name.rstrip("\0 ") == "R03"
 
 
 def _original_orientation(image: Image.Image, orientation: int) -> int:

@@ -441,3 +441,18 @@ def test_no_damage_escapes_as_another_error(kind: str, edits: list[tuple[float, 
 def test_a_jpeg_that_ends_within_its_header_is_refused_in_words() -> None:
     with pytest.raises(RejectedImageError, match=r"begins like JPEG, but its header cannot be read"):
         decode(b"\xff\xd8\xff\xe0", Limits())
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize(("space", "index", "adobe"), [(0xFFFF, "R03", True), (1, "R98", False), (0xFFFF, None, False)])
+def test_a_camera_says_adobe_rgb_by_exif_alone(kind: str, space: int, index: str | None, adobe: bool) -> None:
+    """Cameras embed no profile; read as sRGB, its greens would be dull."""
+    exif = Image.Exif()
+    exif[0x8769] = {0xA001: space} | ({} if index is None else {0xA005: {1: index}})
+    pixels = np.zeros((40, 40, 3), np.uint8) + np.array([60, 200, 90], np.uint8)
+    options = {"lossless": True} if kind == "WEBP" else {"quality": 100, "subsampling": 0}
+    found = decode(saved(pixels, kind, exif=exif, **options), LIMITS)
+    assert found.facts.colours == ("Adobe RGB (by EXIF)" if adobe else "sRGB (assumed)")
+    profile = {"icc_profile": bytes(imagecodecs.cms_profile("adobergb"))} if adobe else {}
+    expected = decode(saved(pixels, kind, **profile, **options), LIMITS).image
+    assert np.abs(found.image.astype(int) - expected).max() <= 1
