@@ -35,6 +35,7 @@ from storage.corpora.colour_profile import (
     colours_from_icc,
     to_srgb,
 )
+from storage.corpora.exif import orientation_of, read_exif, says_adobe_rgb
 from storage.corpora.image_headers import (
     ColourCode,
     PngHeader,
@@ -43,6 +44,7 @@ from storage.corpora.image_headers import (
     read_png_header,
     sniff,
 )
+from storage.corpora.jp2_header import Jp2Header, read_jp2_header
 from storage.corpora.jxl_header import JXL_ICC, JxlHeader, read_jxl_header
 from storage.corpora.pixel_decoding import (
     MOST_TIFF_SAMPLES,
@@ -69,11 +71,6 @@ _PHOTOMETRIC: Final = 262
 _RGB: Final = 2
 _ORIENTATION: Final = 274
 _ICC_PROFILE: Final = 34675
-_EXIF_IFD: Final = 0x8769
-_COLOUR_SPACE: Final = 0xA001
-_NOT_SRGB: Final = {2, 0xFFFF}  # Exif 2.3: 0xFFFF, uncalibrated; 2 is what some cameras write for Adobe RGB
-_INTEROPERABILITY_IFD: Final = 0xA005
-_INTEROPERABILITY_INDEX: Final = 0x0001
 _RAW_PHOTOMETRICS: Final = {32803, 34892}  # colour filter array, linear RAW
 
 
@@ -237,18 +234,21 @@ def _open_pillow(data: bytes, container: str, limits: Limits) -> _Opened:
     except UnidentifiedImageError as error:
         raise RejectedImageError("damaged", f"It begins like {container}, but its header cannot be read.") from error
     mode = image.mode
+    jp2 = _read_jp2(data, image) if container == "JPEG2000" else None
     if png is not None and png.bit_depth == 16:
         mode = f"{image.mode.split(';')[0]};16".replace("I;", "L;")
+    elif jp2 is not None and jp2.bits > 8:
+        mode = f"{'L' if mode == 'I;16' else mode};16"
     elif container == "PPM" and (mode == "I" or is_pnm16(data)):
         mode = f"{'L' if mode == 'I' else mode};16"
     if not mode.endswith(";16") and mode not in PILLOW_MODES and mode != "P":
         raise RejectedImageError("unsupported_pixels", f"Pixels of mode {mode} are not taken; use 8 or 16 bits.")
-    exif = _exif(image, png)
-    orientation = _orientation(exif)
+    exif = read_exif(image, png)
+    orientation = orientation_of(exif)
     # of TIFF, Pillow names the upright size, and turns the pixels that it decodes itself
     width, height = image.size if orientation < 5 or container == "TIFF" else image.size[::-1]
     to_apply = 1 if container == "TIFF" else orientation
-    colours = _colours(image, data, container, png.colour if png else None, exif)
+    colours = _colours(image, data, container, png.colour if png else None, exif, jp2)
     facts = ImageFacts(
         container=image.format or container,
         mode=mode,
@@ -268,9 +268,14 @@ def _formats(container: str) -> tuple[str, ...]:
 
 
 def _colours(
-    image: Image.Image, data: bytes, container: str, cicp: ColourCode | None, exif: Image.Exif | None
+    image: Image.Image,
+    data: bytes,
+    container: str,
+    cicp: ColourCode | None,
+    exif: Image.Exif | None,
+    jp2: Jp2Header | None,
 ) -> Colours:
-    profile = image.info.get("icc_profile")
+    profile = jp2.icc if jp2 else image.info.get("icc_profile")
     code = cicp or (read_nclx(data) if container in {"AVIF", "HEIF"} else None)
     if container in {"PNG", "AVIF", "HEIF"} and code is not None and (cicp or not profile):
         return colours_from_code(code)
@@ -281,7 +286,7 @@ def _colours(
         return colours_from_icc(profile, "GRAY") if judged.icc is None and container == "PNG" else judged
     if image.mode == "CMYK":
         return replace(SRGB_ASSUMED, name="CMYK (no profile)", is_srgb=False)
-    if _PROFILE_SPACES.get(image.mode) is None and _says_adobe_rgb(exif):
+    if _PROFILE_SPACES.get(image.mode) is None and says_adobe_rgb(exif):
         return adobe_rgb("Adobe RGB (by EXIF)")
     if container == "PNG" and "srgb" not in image.info:
         return colours_from_chromaticity(image.info.get("gamma"), image.info.get("chromaticity"))
@@ -295,33 +300,21 @@ def _read_png(data: bytes) -> PngHeader:
     return header
 
 
-def _exif(image: Image.Image, png: PngHeader | None) -> Image.Exif | None:
-    """The file's EXIF; None if it is damaged, which says nothing about the pixels."""
+def _read_jp2(data: bytes, image: Image.Image) -> Jp2Header:
     try:
-        if png is None:
-            return image.getexif()
-        exif = Image.Exif()  # Pillow would decode all the pixels to look for a chunk behind them
-        exif.load(png.exif or b"")
-    except Exception:  # noqa: BLE001  # hostile bytes raise anything
-        return None
-    return exif
-
-
-def _orientation(exif: Image.Exif | None) -> int:
-    value = 1 if exif is None else exif.get(_ORIENTATION, 1)
-    return value if isinstance(value, int) and 1 <= value <= 8 else 1
-
-
-def _says_adobe_rgb(exif: Image.Exif | None) -> bool:
-    """Tell Adobe RGB as cameras name it: no calibrated space, and the interoperability of DCF's optional file (R03)."""
-    try:
-        if exif is None or exif.get_ifd(_EXIF_IFD).get(_COLOUR_SPACE) not in _NOT_SRGB:
-            return False
-        index = exif.get_ifd(_INTEROPERABILITY_IFD).get(_INTEROPERABILITY_INDEX, "")
-    except Exception:  # noqa: BLE001  # as above
-        return False
-    name = index.decode("ascii", "replace") if isinstance(index, bytes) else str(index)
-    return name.rstrip("\0 ") == "R03"
+        header = read_jp2_header(data)
+    except ValueError as error:
+        raise RejectedImageError("truncated", f"The JPEG 2000 file cannot be read: {error}.") from error
+    if (header.width, header.height) != image.size:  # the limits were held against what Pillow found
+        raise RejectedImageError(
+            "damaged",
+            f"Its boxes say {image.height}x{image.width} px, and its codestream {header.height}x{header.width}.",
+        )
+    if header.bits > 8 and (header.bits > 16 or header.is_signed or header.is_ycc):
+        kind = "signed" if header.is_signed else "luma and chroma"
+        found = f"{header.bits} bits" + (f", {kind}" if header.is_signed or header.is_ycc else "")
+        raise RejectedImageError("unsupported_pixels", f"JPEG 2000 of {found} is not taken; use RGB of 8 to 16 bits.")
+    return header
 
 
 def _original_orientation(image: Image.Image, orientation: int) -> int:

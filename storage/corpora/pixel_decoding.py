@@ -18,6 +18,7 @@ from PIL import Image
 
 from aura.errors import RejectedImageError
 from storage.corpora.colour_profile import Pixels
+from storage.corpora.jp2_header import read_jp2_header
 from storage.corpora.jxl_header import JxlHeader
 
 Layout = tuple[Pixels, str, npt.NDArray[np.uint8] | None]
@@ -121,15 +122,29 @@ def _read_pnm16(data: bytes) -> Layout:
 def read_jxl(data: bytes, header: JxlHeader) -> Layout:
     """Read JPEG XL, in 8 bits or, if it has more, in 16; animations show their first frame."""
     pixels = imagecodecs.jpegxl_decode(data, 0)
-    if pixels.dtype == np.uint16 and header.bits < 16:
-        top = (1 << header.bits) - 1
-        pixels = ((pixels.astype(np.uint32) * 65535 + top // 2) // top).astype(np.uint16)
+    if pixels.dtype == np.uint16:
+        pixels = _spanning(pixels, header.bits)
     if header.is_premultiplied:
         pixels = _straight(pixels)
     return _split(pixels, 16 if pixels.dtype == np.uint16 else 8)
 
 
+def _read_jp2(data: bytes) -> Layout:
+    """Read JPEG 2000 of 9 to 16 bits, without its boxes: the decoder would apply their profile by its own lights."""
+    header = read_jp2_header(data)
+    return _split(_spanning(imagecodecs.jpeg2k_decode(data[header.codestream :]), header.bits), 16)
+
+
+def _spanning(pixels: Pixels, bits: int) -> Pixels:
+    """Scale numbers of some bits to the full 16."""
+    if bits == 16:
+        return pixels
+    top = (1 << bits) - 1
+    return ((pixels.astype(np.uint32) * 65535 + top // 2) // top).astype(np.uint16)
+
+
 READERS_OF_16_BITS: Final[dict[str, Callable[[bytes], Layout]]] = {
+    "JPEG2000": _read_jp2,
     "PNG": _read_png16,
     "PPM": _read_pnm16,
     "TIFF": _read_tiff16,

@@ -209,7 +209,7 @@ def reason(data: bytes, limits: Limits = LIMITS) -> str:
 def tiff16(image: np.ndarray, **options: object) -> bytes:
     sink = io.BytesIO()
     wide = image.astype(np.uint16) * 257
-    wide = np.moveaxis(wide, -1, 0) if options else wide
+    wide = np.moveaxis(wide, -1, 0) if "planarconfig" in options else wide
     tifffile.imwrite(sink, wide, photometric="rgb", **options)
     return sink.getvalue()
 
@@ -456,3 +456,49 @@ def test_a_camera_says_adobe_rgb_by_exif_alone(kind: str, space: int, index: str
     profile = {"icc_profile": bytes(imagecodecs.cms_profile("adobergb"))} if adobe else {}
     expected = decode(saved(pixels, kind, **profile, **options), LIMITS).image
     assert np.abs(found.image.astype(int) - expected).max() <= 1
+
+
+def jp2(image: np.ndarray, *, bits: int = 16, icc: bytes | None = None, form: str = "jp2") -> bytes:
+    """Encode without loss; a profile goes into the box that names the colours."""
+    data = bytes(imagecodecs.jpeg2k_encode(image, level=0, reversible=True, codecformat=form, bitspersample=bits))
+    if icc is None:
+        return data
+    start = data.index(b"colr") - 4
+    length = int.from_bytes(data[start : start + 4], "big")
+    box = (11 + len(icc)).to_bytes(4, "big") + b"colr" + bytes([2, 0, 0]) + icc
+    header = data.index(b"jp2h") - 4
+    whole = (int.from_bytes(data[header : header + 4], "big") + len(box) - length).to_bytes(4, "big")
+    return data[:header] + whole + data[header + 4 : start] + box + data[start + length :]
+
+
+@pytest.mark.parametrize("form", ["jp2", "j2k"])
+@pytest.mark.parametrize("bits", [10, 12, 16])
+def test_jpeg_2000_of_more_than_8_bits_spans_the_range(bits: int, form: str) -> None:
+    image = picture()
+    top = (1 << bits) - 1
+    deep = (image.astype(np.uint32) * top // 255).astype(np.uint16)
+    found = decode(jp2(deep, bits=bits, form=form), LIMITS)
+    assert found.facts.mode == "RGB;16"
+    assert np.abs(found.image.astype(int) - image).max() <= 1
+    grey = decode(jp2(deep[..., 0].copy(), bits=bits, form=form), LIMITS)
+    assert np.abs(grey.image[..., 0].astype(int) - image[..., 0]).max() <= 1
+
+
+@pytest.mark.parametrize("depth", [8, 16])
+def test_a_profile_in_a_jpeg_2000_is_applied(depth: int) -> None:
+    image = picture()
+    profile = bytes(imagecodecs.cms_profile("adobergb"))
+    numbers = image if depth == 8 else image.astype(np.uint16) * 257
+    found = decode(jp2(numbers, bits=depth, icc=profile), LIMITS)
+    file = saved(image, "PNG", icc_profile=profile) if depth == 8 else tiff16(image, iccprofile=profile)
+    expected = decode(file, LIMITS)
+    assert not np.array_equal(expected.image, image)
+    assert np.abs(found.image.astype(int) - expected.image).max() <= 1
+    assert found.facts.colours == expected.facts.colours
+
+
+def test_a_jpeg_2000_whose_codestream_is_larger_than_its_boxes_say_is_refused_unread() -> None:
+    data = bytearray(jp2(picture(), bits=8))
+    start = data.index(b"\xff\x4f\xff\x51")
+    data[start + 8 : start + 16] = (60_000).to_bytes(4, "big") * 2
+    assert reason(bytes(data)) in {"damaged", "too_many_pixels"}
