@@ -233,14 +233,10 @@ def _open_pillow(data: bytes, container: str, limits: Limits) -> _Opened:
         ) from error
     except UnidentifiedImageError as error:
         raise RejectedImageError("damaged", f"It begins like {container}, but its header cannot be read.") from error
-    mode = image.mode
     jp2 = _read_jp2(data, image) if container == "JPEG2000" else None
-    if png is not None and png.bit_depth == 16:
-        mode = f"{image.mode.split(';')[0]};16".replace("I;", "L;")
-    elif jp2 is not None and jp2.bits > 8:
-        mode = f"{'L' if mode == 'I;16' else mode};16"
-    elif container == "PPM" and (mode == "I" or is_pnm16(data)):
-        mode = f"{'L' if mode == 'I' else mode};16"
+    if png is not None:
+        _scale_transparent_grey(image, png)
+    mode = _mode(image, data, container, 16 if png and png.bit_depth == 16 else jp2.bits if jp2 else 8)
     if not mode.endswith(";16") and mode not in PILLOW_MODES and mode != "P":
         raise RejectedImageError("unsupported_pixels", f"Pixels of mode {mode} are not taken; use 8 or 16 bits.")
     exif = read_exif(image, png)
@@ -298,6 +294,21 @@ def _read_png(data: bytes) -> PngHeader:
     if header is None or not header.width or not header.height:
         raise RejectedImageError("damaged", "It begins like PNG, but its header gives no size.")
     return header
+
+
+def _mode(image: Image.Image, data: bytes, container: str, bits: int) -> str:
+    """Pillow's mode, or the channels and 16 where the file has more bits than Pillow shows."""
+    if bits > 8:
+        return f"{image.mode.split(';')[0]};16".replace("I;", "L;")
+    if container == "PPM" and (image.mode == "I" or is_pnm16(data)):
+        return f"{'L' if image.mode == 'I' else image.mode};16"
+    return image.mode
+
+
+def _scale_transparent_grey(image: Image.Image, png: PngHeader) -> None:
+    """Pillow brings greys of fewer bits to 8, and leaves the one that is transparent as it is."""
+    if png.bit_depth < 8 and image.mode in {"L", "1"} and "transparency" in image.info:
+        image.info["transparency"] = image.info["transparency"] * 255 // ((1 << png.bit_depth) - 1)
 
 
 def _read_jp2(data: bytes, image: Image.Image) -> Jp2Header:

@@ -502,3 +502,23 @@ def test_a_jpeg_2000_whose_codestream_is_larger_than_its_boxes_say_is_refused_un
     start = data.index(b"\xff\x4f\xff\x51")
     data[start + 8 : start + 16] = (60_000).to_bytes(4, "big") * 2
     assert reason(bytes(data)) in {"damaged", "too_many_pixels"}
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_the_grey_that_a_png_calls_transparent_is_white_and_no_other(bits: int) -> None:
+    """Of 2 and 4 bits, the key is a number of that many bits, and pixels are shown in 8."""
+    levels = 1 << bits
+    key = levels - 2 if bits > 1 else 0
+    row = np.resize(np.arange(levels), 64)
+    packed = np.packbits((row[:, None] >> np.arange(bits)[::-1] & 1).astype(np.uint8).ravel()).tobytes()
+    chunks = (
+        (b"IHDR", struct.pack(">IIBBBBB", 64, 64, bits, 0, 0, 0, 0)),
+        (b"tRNS", struct.pack(">H", key)),
+        (b"IDAT", zlib.compress((b"\0" + packed) * 64)),
+        (b"IEND", b""),
+    )
+    body = (
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
+    )
+    found = decode(b"\x89PNG\r\n\x1a\n" + b"".join(body), LIMITS).image[0, :, 0]
+    assert np.array_equal(found, np.where(row == key, 255, row * 255 // (levels - 1)))
