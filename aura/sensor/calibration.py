@@ -16,17 +16,15 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-import scipy.optimize
-import scipy.stats
 
 from aura.errors import InvalidInputError
+from aura.sensor.confidence import RESAMPLES, SEED, Estimate, estimate
+from aura.sensor.dark_frames import DarkCalibration, calibrate_dark
 from aura.sensor.profile import FourLevels
 
 BLOCK_SIDE: Final = 32
-_CONFIDENCE: Final = 0.95
-_RESAMPLES: Final = 300
-_SEED: Final = 0x70746D  # of the resampling, so that the same frames give the same intervals
 _SAME_EXPOSURE: Final = 0.02
+_BLACK_DRIFT_DN: Final = 0.5
 _SATURATED_FROM: Final = 0.95
 _CUT_SHARE: Final = 0.01
 """Of values stored as 0, above which noise below black counts as cut off; under it a Gaussian loses less than 1 %."""
@@ -34,26 +32,8 @@ _OUTLIER_SIGMAS: Final = 4.0
 _REFITS: Final = 12
 _LEAST_BLOCKS: Final = 24
 _NEIGHBOUR_VARIANCE: Final = 1.5  # of x - (left + right) / 2, in units of the pixel's
-_SHAPE_SAMPLES: Final = 200_000
-_SHAPE_RANGE: Final = (-0.4, 0.6)
-_STEP_SAMPLES: Final = 500_000
 
 Planes = np.ndarray
-
-
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """A figure with its 95 % confidence interval, by resampling blocks or rows.
-
-    Attributes:
-        value: best estimate.
-        low: lower end.
-        high: upper end.
-    """
-
-    value: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,27 +51,6 @@ class TransferPoints:
     variance_dn2: np.ndarray
     plane: np.ndarray
     used: np.ndarray
-
-
-@dataclass(frozen=True, slots=True)
-class DarkCalibration:
-    """What frames without light say.
-
-    Attributes:
-        black_level_dn: mean of each plane.
-        read_sigma_dn: standard deviation of the read noise, row noise and rounding taken off.
-        read_tukey_lambda: shape of the read noise; 0.14 is close to Gaussian, less has heavier tails.
-        row_sigma_dn: standard deviation of what a row of the mosaic shares.
-        quantisation_step_dn: smallest difference between stored numbers.
-        frames: how many there were.
-    """
-
-    black_level_dn: tuple[Estimate, Estimate, Estimate, Estimate]
-    read_sigma_dn: Estimate
-    read_tukey_lambda: float
-    row_sigma_dn: Estimate
-    quantisation_step_dn: float
-    frames: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,36 +139,6 @@ def calibrate(flats: Sequence[Planes], darks: Sequence[Planes], white_level: flo
     return Calibration(dark, gain, tuple(warnings))
 
 
-def calibrate_dark(darks: Sequence[Planes]) -> DarkCalibration:
-    """Estimate what needs no light; see :func:`calibrate`."""
-    rng = np.random.default_rng(_SEED)
-    stack = np.stack([np.asarray(dark, dtype=np.float64) for dark in darks])
-    frames, _, height, width = stack.shape
-    step = _quantisation_step(darks)
-    black = tuple(_mean_of_rows(stack[:, plane], rng) for plane in range(4))
-    # what stays in place cancels in differences; one frame alone has only its planes' means to be compared with
-    noise = np.diff(stack, axis=0) / np.sqrt(2.0) if frames > 1 else stack - stack.mean(axis=(2, 3), keepdims=True)
-    noise = noise - noise.mean(axis=(2, 3), keepdims=True)
-    # R and Gr share the mosaic's row, Gb and B the next
-    pairs = noise.reshape(-1, 2, 2, height, width)
-    row_mean = pairs.mean(axis=(2, 4), keepdims=True)
-    pixels = 2 * width
-    within = ((pairs - row_mean) ** 2).sum(axis=(2, 4)).ravel() / (pixels - 1)
-    between = row_mean.ravel() ** 2 - within / pixels
-    chosen = rng.integers(0, within.size, (_RESAMPLES, within.size)) if within.size else np.zeros((0, 0), int)
-    read = _estimate(within.mean() - step**2 / 12.0, within[chosen].mean(axis=1) - step**2 / 12.0)
-    row = _estimate(between.mean(), between[chosen].mean(axis=1))
-    read_sigma = _root(read)
-    return DarkCalibration(
-        black_level_dn=(black[0], black[1], black[2], black[3]),
-        read_sigma_dn=read_sigma,
-        read_tukey_lambda=_tukey_shape(_residual(stack, read_sigma.value), step, rng),
-        row_sigma_dn=_root(row),
-        quantisation_step_dn=step,
-        frames=frames,
-    )
-
-
 def _check_frames(flats: Sequence[Planes], darks: Sequence[Planes]) -> None:
     if not darks:
         raise InvalidInputError("There is no dark frame; photon transfer needs at least one, taken with the cap on.")
@@ -221,67 +150,10 @@ def _check_frames(flats: Sequence[Planes], darks: Sequence[Planes]) -> None:
         raise InvalidInputError(f"Frames are {shape}; expected (4, h, w) with sides of at least {BLOCK_SIDE}.")
 
 
-def _quantisation_step(frames: Sequence[Planes]) -> float:
-    """Greatest common divisor of the stored numbers' differences: over 1 where bits were shifted in."""
-    values = np.unique(np.concatenate([np.asarray(frame).ravel()[:_STEP_SAMPLES] for frame in frames]))
-    if values.size < 2 or not np.array_equal(values, np.round(values)):
-        return 1.0
-    return float(np.gcd.reduce(np.diff(values.astype(np.int64))))
-
-
-def _mean_of_rows(plane: np.ndarray, rng: np.random.Generator) -> Estimate:
-    """Mean of ``(frames, h, w)``; rows share an error, so rows are what is resampled."""
-    rows = plane.mean(axis=2).ravel()
-    chosen = rng.integers(0, rows.size, (_RESAMPLES, rows.size))
-    return _estimate(rows.mean(), rows[chosen].mean(axis=1))
-
-
-def _estimate(value: float, resampled: np.ndarray) -> Estimate:
-    tail = 50.0 * (1.0 - _CONFIDENCE)
-    low, high = np.percentile(resampled, [tail, 100.0 - tail])
-    return Estimate(float(value), float(low), float(high))
-
-
-def _root(variance: Estimate) -> Estimate:
-    value, low, high = (float(np.sqrt(max(end, 0.0))) for end in (variance.value, variance.low, variance.high))
-    return Estimate(value, low, high)
-
-
-def _residual(stack: np.ndarray, read_sigma_dn: float) -> np.ndarray:
-    """Read noise of ``(frames, 4, h, w)``, rows' errors taken off, without pixels that are off in every frame.
-
-    A difference of frames would be closer to Gaussian than the frames are.
-    """
-    centred = stack - stack.mean(axis=(2, 3), keepdims=True)
-    pairs = centred.reshape(len(stack), 2, 2, *stack.shape[2:])
-    residual = pairs - pairs.mean(axis=(2, 4), keepdims=True)
-    if len(stack) == 1:
-        return np.asarray(residual.ravel())
-    limit = 3.0 * read_sigma_dn
-    always_off = (residual.min(axis=0) > limit) | (residual.max(axis=0) < -limit)
-    return np.asarray(residual[:, ~always_off].ravel())
-
-
-def _tukey_shape(residual: np.ndarray, step: float, rng: np.random.Generator) -> float:
-    """Shape whose quantiles correlate best with the residual's (J. J. Filliben, Technometrics 17, 1975)."""
-    sample = rng.choice(residual, _SHAPE_SAMPLES, replace=False) if residual.size > _SHAPE_SAMPLES else residual
-    if np.ptp(sample) == 0.0:
-        return 0.14
-    # rounding makes ties; spreading each value over its step undoes them
-    spread = np.sort(sample + rng.uniform(-0.5 * step, 0.5 * step, sample.size))
-    inner = spread[:: max(1, spread.size // 4000)]
-    probability = (np.arange(inner.size) + 0.5) / inner.size
-
-    def discorrelation(shape: float) -> float:
-        return 1.0 - float(np.corrcoef(scipy.stats.tukeylambda.ppf(probability, shape), inner)[0, 1])
-
-    return float(scipy.optimize.minimize_scalar(discorrelation, bounds=_SHAPE_RANGE, method="bounded").x)
-
-
 def _calibrate_gain(
     flats: Sequence[Planes], darks: Sequence[Planes], black: Sequence[float], white_level: float, dark: DarkCalibration
 ) -> GainCalibration:
-    groups = _same_exposures([np.asarray(frame, dtype=np.float64) for frame in flats])
+    groups = _same_exposures([np.asarray(frame, dtype=np.float64) for frame in flats], float(np.mean(black)))
     blocks = [_blocks_of(group, black, white_level) for group in groups]
     if len(darks) > 1:
         blocks.append(_blocks_of([np.asarray(frame, dtype=np.float64) for frame in darks], black, white_level))
@@ -299,7 +171,7 @@ def _calibrate_gain(
             f"Variance does not grow with the signal (slope {fit[1]:.3g} DN per electron): these are no flat frames of "
             "a linear sensor. Use RAW files as the camera wrote them, without lossy compression."
         )
-    rng = np.random.default_rng(_SEED)
+    rng = np.random.default_rng(SEED)
     slopes = _resampled_slopes(signal[used], variance[used], freedom[used], fit, rng)
     planes = [
         _fit_line(signal[plane == each], variance[plane == each], freedom[plane == each], curved=singles > 0,
@@ -307,7 +179,7 @@ def _calibrate_gain(
         for each in range(4)
     ]  # fmt: skip
     return GainCalibration(
-        system_gain_dn_per_electron=_estimate(fit[1], slopes),
+        system_gain_dn_per_electron=estimate(fit[1], slopes),
         plane_gain_dn_per_electron=(planes[0], planes[1], planes[2], planes[3]),
         intercept_dn2=float(fit[0]),
         response_nonuniformity=float(np.sqrt(fit[2])),
@@ -317,15 +189,16 @@ def _calibrate_gain(
     )
 
 
-def _same_exposures(flats: list[np.ndarray]) -> list[list[np.ndarray]]:
-    """Put frames together whose means differ by less than 2 %."""
-    ordered = sorted(flats, key=lambda frame: float(frame.mean()))
-    groups = [[ordered[0]]]
-    for frame in ordered[1:]:
-        if frame.mean() <= groups[-1][0].mean() * (1.0 + _SAME_EXPOSURE):
+def _same_exposures(flats: list[np.ndarray], black: float) -> list[list[np.ndarray]]:
+    """Put frames together whose mean signals differ by less than 2 %, or by what the black level drifts."""
+    ordered = sorted(((float(frame.mean()) - black, frame) for frame in flats), key=lambda pair: pair[0])
+    groups, first = [[ordered[0][1]]], ordered[0][0]
+    for signal, frame in ordered[1:]:
+        if signal <= first + max(_SAME_EXPOSURE * first, _BLACK_DRIFT_DN):
             groups[-1].append(frame)
         else:
             groups.append([frame])
+            first = signal
     return groups
 
 
@@ -403,7 +276,7 @@ def _resampled_slopes(
     weight = freedom / np.maximum(_model(fit, signal), 1e-9) ** 2
     curved = bool(fit[2] > 0.0)
     slopes = []
-    for _ in range(_RESAMPLES):
+    for _ in range(RESAMPLES):
         chosen = rng.integers(0, signal.size, signal.size)
         slopes.append(_weighted_fit(signal[chosen], variance[chosen], weight[chosen], curved=curved)[1])
     return np.asarray(slopes)

@@ -251,8 +251,11 @@ class SensorProfile(BaseModel):
         highest = max(max(levels.white_level) for levels in self.levels)
         if highest > 2**self.bit_depth - 1:
             raise ValueError(f"white level {highest} does not fit into {self.bit_depth} bits")
-        for iso in self.iso_range:
-            self.levels_at(iso)
+        low, high = self.iso_range
+        beside = {edge for each in self.levels for edge in ((each.iso_min or 1) - 1, (each.iso_max or high) + 1)}
+        for iso in (low, high, *sorted(beside)):  # a gap begins or ends beside an entry
+            if low <= iso <= high:
+                self.levels_at(iso)
         return self
 
     def levels_at(self, iso: int) -> SensorLevels:

@@ -1,6 +1,7 @@
 """From a user's dark and flat RAW files to a camera's noise: reading, telling, and a profile."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -10,8 +11,10 @@ import torch
 
 from aura.bayer import pack
 from aura.errors import InvalidInputError, MissingFileError
-from aura.sensor.calibration import Calibration, DarkCalibration, Estimate, calibrate
+from aura.sensor.calibration import Calibration, calibrate
 from aura.sensor.catalog import load_profile, profile_yaml
+from aura.sensor.confidence import Estimate
+from aura.sensor.dark_frames import DarkCalibration
 from aura.sensor.importing import iso_of, profile_from_raw
 from aura.sensor.profile import NoisePoint, SensorProfile, TabulatedNoise
 from aura.training.raw_files import RawFile, RawFrame, list_raw_files, read_manifest, read_raw
@@ -61,6 +64,7 @@ def calibrate_camera(order: CalibrationOrder) -> None:
             listener("read", done, len(flats) + len(darks))
             frames.append(read_raw(file.path, file.description))
         listener("read", len(frames), len(frames))
+    _require_one_iso([*flats, *darks])
     planes = [packed_dn(frame) for frame in frames]
     white = min(min(frame.white_level) for frame in frames)
     found = calibrate(planes[: len(flats)], planes[len(flats) :], white)
@@ -73,6 +77,17 @@ def calibrate_camera(order: CalibrationOrder) -> None:
         say(f"Plot: {order.plot}")
     if order.out is not None:
         _write_profile(order, found, flats[0].path, len(flats), len(darks))
+
+
+def _require_one_iso(files: Sequence[RawFile]) -> None:
+    """Refuse frames of several sensitivities: their gains differ, and a line through them is none of theirs."""
+    found = {file.path.name: told for file in files if (told := iso_of(file.path)) is not None}
+    if len(set(found.values())) > 1:
+        named = ", ".join(
+            f"ISO {each} ({next(name for name, told in found.items() if told == each)})"
+            for each in sorted(set(found.values()))
+        )
+        raise InvalidInputError(f"The frames were taken at {named}. Calibrate each ISO by itself, one after the other.")
 
 
 def raw_files(path: Path) -> list[RawFile]:
@@ -118,7 +133,8 @@ def merge_noise(profile: SensorProfile, found: Calibration, iso: int, described:
     sources = [profile.noise.source] if before and profile.noise is not None else []
     noise = TabulatedNoise(points=tuple(points), source="; ".join([*sources, described]))
     low, high = profile.iso_range
-    return profile.model_copy(update={"noise": noise, "iso_range": (min(low, iso), max(high, iso))})
+    changes = {"noise": noise, "iso_range": (min(low, iso), max(high, iso))}
+    return SensorProfile.model_validate(dict(profile) | changes)
 
 
 def _read_sigma_of_profile(dark: DarkCalibration) -> float:

@@ -78,6 +78,30 @@ def test_intervals_hold_the_truth_about_as_often_as_they_say():
     assert min(held.values()) >= 9  # 95 % of 12 is 11.4; under 9 has a chance of 0.2 %
 
 
+def test_intervals_of_many_dark_frames_hold_the_truth_as_often():
+    noise = NoiseParameters(2.0, 6.0, row_sigma_dn=1.0)
+    found = [
+        calibrate([], [frame(noise, 0.0, 200, 4000, 50 * trial + k, 64) for k in range(6)], 4000).dark
+        for trial in range(12)
+    ]
+    assert sum(each.read_sigma_dn.low <= 6.0 <= each.read_sigma_dn.high for each in found) >= 9
+    assert sum(each.row_sigma_dn.low <= 1.0 <= each.row_sigma_dn.high for each in found) >= 9
+    single = calibrate([], [frame(noise, 0.0, 200, 4000, k, 64) for k in range(1)], 4000).dark.read_sigma_dn
+    for each in (dark.read_sigma_dn for dark in found):
+        assert each.high - each.low < 0.7 * (single.high - single.low)  # five times the freedom
+
+
+def test_faint_exposures_are_told_apart_by_their_light_and_not_by_the_black_beneath_it():
+    noise = NoiseParameters(0.5, 2.0)
+    light = (0.001, 0.002, 0.004, 0.3, 0.6)  # of 12,000 DN above a black of 2048: 12, 24 and 48 DN at first
+    flats = [frame(noise, each, 2048, 14048, index) for index, each in enumerate(light)]
+    darks = [frame(noise, 0.0, 2048, 14048, 90 + k) for k in range(2)]
+    found = calibrate(flats, darks, 14048)
+    assert (found.gain.pairs, found.gain.singles) == (0, 5)
+    twice = [*flats, *(frame(noise, each, 2048, 14048, 50 + index) for index, each in enumerate(light))]
+    assert (calibrate(twice, darks, 14048).gain.pairs) == 10
+
+
 @pytest.mark.parametrize("step", [1, 8])
 def test_rounding_is_no_read_noise(step):
     _, darks = frames(NoiseParameters(1.5, read_sigma_dn=0.6), 200, 4000)

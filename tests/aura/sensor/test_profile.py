@@ -35,6 +35,16 @@ def _changed(**fields: object) -> SensorProfile:
         ({"noise": GENERIC.noise.model_dump() | {"read_variance_dn2": (-9.0, 0.01)}}, "at ISO 100 the gain"),
         ({"noise": GENERIC.noise.model_dump() | {"gain_dn_per_electron": (1.0, -0.001)}}, "at ISO 10.. the gain"),
         ({"levels": ({"iso_max": 200, "black_level": FOUR_BLACK, "white_level": FOUR_WHITE},)}, "no levels for ISO"),
+        (
+            {
+                "iso_range": (100, 6400),
+                "levels": (
+                    {"iso_max": 200, "black_level": FOUR_BLACK, "white_level": FOUR_WHITE},
+                    {"iso_min": 400, "black_level": FOUR_BLACK, "white_level": FOUR_WHITE},
+                ),
+            },
+            "no levels for ISO 201",
+        ),
     ],
 )
 def test_what_is_no_camera_is_refused(fields, message):

@@ -124,7 +124,10 @@ def test_frames_become_a_profile_with_their_noise(aura: Aura, tmp_path: Path, ca
     assert [point.iso for point in profile.noise.points] == [800, 1600]
     between = noise_at(profile, 1100, 0)
     assert between.system_gain_dn_per_electron == pytest.approx(noise.system_gain_dn_per_electron)
+    write_frame(tmp_path / "darks/9.dng", 0.0, 109, iso=3200)
     capsys.readouterr()
+    assert aura(*order) == 2
+    assert re.search(r"taken at ISO 800 \(.*\), ISO 3200 \(9.dng\)\. Calibrate each", capsys.readouterr().err)
     assert aura("cameras", "calibrate", "--dark", str(tmp_path / "darks"), "--out", str(out)) == 2
     assert "add --flat" in capsys.readouterr().err
 
