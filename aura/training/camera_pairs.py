@@ -26,6 +26,7 @@ from aura.nets.context import Summary, summarise
 from aura.sensor.catalog import load_profile
 from aura.training.development import DevelopedPair, developed_pair
 from aura.training.pairs import PairBatch
+from aura.training.photograph_colours import other_colours
 from aura.training.raw_files import RawFile, list_raw_files
 
 log = logging.getLogger(__name__)
@@ -228,6 +229,8 @@ def _read_published_pair(path: Path, black_level: float, white_level: float) -> 
             raise InvalidInputError(f"it is {opened.width}x{opened.height} pixels, more than {_LARGEST_PHOTOGRAPH}")
         if opened.mode != "RGB":
             raise InvalidInputError(f"it has the mode {opened.mode}; expected RGB of 8 bits")
+        if (colours := other_colours(opened)) is not None:
+            raise InvalidInputError(f"it is in {colours}; expected sRGB, so convert it")
         image = np.asarray(opened)
     raw = np.load(raw_path, mmap_mode="r", allow_pickle=False)
     expected = (image.shape[0] // 2, image.shape[1] // 2, 4)

@@ -12,7 +12,6 @@ import io
 import json
 import os
 import shutil
-import struct
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -25,10 +24,11 @@ from typing import Final, Literal, get_args
 import numpy as np
 import rawpy
 import tifffile
-from PIL import ExifTags, Image, ImageCms
+from PIL import Image
 
 from aura.dng import write_dng
 from aura.errors import DevelopmentError
+from aura.training.photograph_colours import other_colours
 from aura.training.raw_files import RawDescription, RawFrame, read_raw
 from aura.training.registration import Registration, overlap, register
 
@@ -100,7 +100,7 @@ def developed_pair(
     jpeg, registration = _cached(path, description, developer, cache_folder, frame)
     if jpeg is None or registration is None:
         return LeftOutPair(frame.name, developer, "holds no photograph of at least 90 % of the mosaic's size")
-    if (colours := _other_colours(jpeg)) is not None:
+    if (colours := other_colours(Image.open(io.BytesIO(jpeg)))) is not None:
         return LeftOutPair(frame.name, developer, f"its photograph is in {colours}, not in sRGB; convert it first")
     if registration.correlation < LEAST_CORRELATION:
         return LeftOutPair(
@@ -288,19 +288,6 @@ def _photograph_and_registration(
 ) -> tuple[bytes | None, Registration | None]:
     jpeg = _photograph(path, description, frame, developer)
     return jpeg, register(_decode(jpeg), frame) if jpeg is not None else None
-
-
-def _other_colours(jpeg: bytes) -> str | None:
-    """Name the colours of a JPEG that says it is not in sRGB: by its ICC profile, or as cameras do by DCF 2.0."""
-    image = Image.open(io.BytesIO(jpeg))
-    try:
-        if (profile := image.info.get("icc_profile")) is not None:
-            named = (ImageCms.ImageCmsProfile(io.BytesIO(profile)).profile.profile_description or "").strip()
-            return None if "srgb" in named.lower() else named or "an ICC profile without a name"
-        option = image.getexif().get_ifd(ExifTags.IFD.Interop).get(ExifTags.Interop.InteropIndex)
-    except (OSError, ValueError, TypeError, SyntaxError, struct.error):  # damaged metadata; Pillow raises many kinds
-        return None
-    return "Adobe RGB" if str(option).startswith("R03") else None
 
 
 def _decode(jpeg: bytes) -> np.ndarray:

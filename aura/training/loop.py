@@ -107,12 +107,12 @@ def _run_stage(
     on_progress: Callable[[Progress], None] | None,
 ) -> float:
     stage = config.stages[state.stage]
+    spent, started = state.seconds, time.monotonic()  # with the time that drawing a pool takes
     batches = _batches(sources, stage, config, state, on_progress)
     freeze_for(state.model, stage.name)
     state.average.eval()
     clip = config.global_gradient_clip if stage.name == "global" else config.gradient_clip
     score, began, first = math.nan, time.monotonic(), state.step
-    spent = state.seconds
     with (config.out / "curves.jsonl").open("a") as curves:
         for batch in batches:
             _set_learning_rate(state, stage, config)
@@ -124,7 +124,7 @@ def _run_stage(
             state.optimizer.step()
             state.step += 1
             _average(state, config)
-            state.seconds = spent + time.monotonic() - began
+            state.seconds = spent + time.monotonic() - started
             due = state.step % config.validate_every == 0 or state.step == stage.steps
             fresh = judge.score(state.average) if due and stage.name != "denoiser" else None
             score = score if fresh is None else fresh

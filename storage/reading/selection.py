@@ -28,6 +28,11 @@ def select(chosen: ChosenVersion, samples: pa.Table, where: pc.Expression | None
     """
     if where is None:
         return samples
+    if not isinstance(where, pc.Expression):
+        raise InvalidInputError(
+            f"where is {where!r}, a {type(where).__name__}; expected an expression of pyarrow, such as "
+            "pyarrow.compute.field('iso') > 1600."
+        )
     labels = _labels_of(chosen, samples) if _LABELS in str(where) else None  # a word in a text may look like it
     columns = samples if labels is None else samples.append_column(_LABELS, labels)
     url = chosen.dataset.location.url
@@ -57,4 +62,5 @@ def _labels_of(chosen: ChosenVersion, samples: pa.Table) -> pa.Array | None:
     places = pc.index_in(samples["sample_id"], value_set=labels["sample_id"])
     rows = labels.drop_columns(["sample_id"]).take(places)
     arrays = [column.combine_chunks() for column in rows.columns]
-    return pa.StructArray.from_arrays(arrays, names=rows.schema.names)
+    unlabelled = pc.is_null(places).combine_chunks()
+    return pa.StructArray.from_arrays(arrays, names=rows.schema.names, mask=unlabelled)

@@ -6,6 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
+import imagecodecs
 import numpy as np
 import pytest
 import rawpy
@@ -106,6 +107,16 @@ def test_a_bad_pair_is_named_and_the_others_are_used(folder: Path) -> None:
     assert "expected (64, 64, 4)" in left_out["one0.png"]
     assert "no one1.npy" in left_out["one1.png"]
     assert "correct the white level" in left_out["one2.png"]
+
+
+def test_a_photograph_in_other_colours_than_srgb_is_left_out_with_their_name(folder: Path) -> None:
+    with Image.open(folder / "one0.png") as image:
+        image.save(folder / "one0.png", icc_profile=bytes(imagecodecs.cms_profile("adobergb")))
+    left_out: dict[str, str] = {}
+    photographs = load_camera_photographs(described(folder), left_out.__setitem__)
+    assert [photograph.name for photograph in photographs] == ["one1", "one2"]
+    assert "Adobe RGB" in left_out["one0.png"]
+    assert "expected sRGB" in left_out["one0.png"]
 
 
 def test_arrays_of_objects_are_not_unpickled(tmp_path: Path) -> None:

@@ -29,6 +29,8 @@ def test_samples_are_chosen_by_columns_and_labels(dataset: Dataset) -> None:
     url = dataset.location
     assert names(RawDataset(url, where=pc.field("iso") <= 200)) == ["sample-0", "sample-1"]
     assert names(RawDataset(url, where=pc.field("labels", "kind") == "wood")) == ["sample-2"]
+    assert names(RawDataset(url, where=pc.field("labels").is_null())) == ["sample-0", "sample-3", "sample-4"]
+    assert names(RawDataset(url, where=pc.field("labels").is_valid())) == ["sample-1", "sample-2"]
     both = (pc.field("iso") > 100) & (pc.field("labels", "kind") == "street")
     assert names(RawDataset(url, where=both)) == ["sample-1"]
     assert names(RawDataset(url, where=pc.field("labels", "kind").is_null())) == ["sample-0", "sample-3", "sample-4"]
@@ -65,6 +67,7 @@ def test_long_lists_of_values_that_read_alike_are_told_apart(dataset: Dataset) -
         (pc.field("isoo") > 1, r"isoo.*its columns are index \(int64\), sample_id"),
         (pc.field("iso") == "high", "no kernel"),
         (pc.field("labels", "colour") == 1, "cannot be asked"),
+        ("iso > 100", r"where is 'iso > 100', a str; expected an expression of pyarrow"),
         (pc.field("iso") > 9000, "true of none of the 5 samples"),
     ],
 )
