@@ -39,6 +39,8 @@ _ADDRESS: Final = re.compile(r"(tcp|tls|ucx|ws|wss)://.+:\d+/?")
 _OF_A_TERMINAL: Final = (signal.SIGINT, signal.SIGHUP)
 GPU: Final = "GPU"
 """The Dask resource that stands for a whole GPU. Where workers declare it, the shards in hand share one of it."""
+PRELOADS: Final = ["flows.cluster.calm_end", "flows.cluster.early_imports"]
+"""Modules that every worker imports before it takes shards."""
 SHARDS_IN_HAND: Final = 2
 """Of a worker: while one computes, the next is read, or the last is stored; see :mod:`flows.shards.turns`."""
 
@@ -244,7 +246,7 @@ def _settings_for_workers(threads: int) -> Iterator[None]:
         dask.config.set(
             {
                 "distributed.nanny.pre-spawn-environ": environment,
-                "distributed.worker.preload": ["flows.cluster.calm_end"],
+                "distributed.worker.preload": PRELOADS,
                 # a killed worker starts again, but importing torch takes longer than the default on a busy machine;
                 # then the cluster would give it up, and without any worker a run would wait for ever
                 "distributed.deploy.lost-worker-timeout": _LOST_WORKER_TIMEOUT,

@@ -74,13 +74,21 @@ def worker(
 
     Example: CUDA_VISIBLE_DEVICES=1 aura worker tcp://10.0.0.1:8786 --gpu
     """
-    from flows.cluster.runner import GPU, SHARDS_IN_HAND, scheduler_address, usable_cpus, worker_environment, workers_of
+    from flows.cluster.runner import (
+        GPU,
+        PRELOADS,
+        SHARDS_IN_HAND,
+        scheduler_address,
+        usable_cpus,
+        worker_environment,
+        workers_of,
+    )
 
     scheduler_address(scheduler)
     say(f"Looking for the scheduler at {scheduler} ...")
     workers_of(scheduler, _SCHEDULER_STARTS_WITHIN_S)
     options = ["--nworkers", str(workers), "--nthreads", str(SHARDS_IN_HAND), "--memory-limit", "0"]
-    options += ["--preload", "flows.cluster.calm_end"]
+    options += [word for module in PRELOADS for word in ("--preload", module)]
     if gpu:
         options += ["--resources", f"{GPU}=1"]
     threads = max(1, usable_cpus() // workers)

@@ -118,15 +118,19 @@ def test_threads_share_the_processors_out() -> None:
     assert Cluster(None, 10 * usable_cpus()).threads_per_worker == 1
 
 
-def test_workers_have_the_allocator_settings_before_they_start() -> None:
+def test_workers_have_the_allocator_settings_before_they_start_and_the_shards_code_before_any_shard() -> None:
     def initial_environment() -> bytes:
         return Path("/proc/self/environ").read_bytes()
+
+    def has_the_code() -> bool:
+        return "flows.shards.shard" in sys.modules
 
     before = dict(os.environ)
     with (
         local_cluster(workers=1, threads=2) as cluster,
         distributed.Client(cluster, set_as_default=False) as client,
     ):
+        assert client.submit(has_the_code, pure=False).result(timeout=60)
         found = client.submit(initial_environment, pure=False).result(timeout=60)
     pairs = dict(pair.split(b"=", 1) for pair in found.split(b"\0") if b"=" in pair)
     for name, value in worker_environment(2).items():
