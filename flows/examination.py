@@ -55,7 +55,7 @@ def evaluate_dataset(dataset: Place, gates: Gates | None = None) -> dict[str, fl
         raise EmptyCorpusError(f"Nothing of {opened.location.url} is made yet; run its synthesis first.")
     get_run_logger().info("%d of %d shards are made", len(shards), opened.shard_count)
     quality = evaluate(opened, current_index(opened), gates or opened.recipe.gates, shards)
-    return {each.measure.column: each.mean for each in quality.distributions}
+    return quality.means
 
 
 @flow(

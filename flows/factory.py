@@ -373,7 +373,7 @@ def _result(
         shards_found=dataset.shard_count - work.shards - len(work.set_aside),
         rejected_sources=dict(quality.rejected_sources),
         sources=quality.sources,
-        quality={each.measure.column: each.mean for each in quality.distributions},
+        quality=quality.means,
         pixels=work.pixels,
         seconds=seconds,
         flow_run_id=str(run_id) if run_id else None,

@@ -12,6 +12,7 @@ from typing import Final
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from aura.errors import GateError
 from storage.datasets.dataset import Dataset
@@ -137,10 +138,16 @@ class Quality:
         return sum(self.rejected_sources.values()) / max(1, self.sources)
 
     def mean(self, column: str) -> float | None:
-        """Mean of a measure over the samples where it is finite; infinite if it is so for all, None if none has it."""
+        """Mean of a measure where it is finite; infinite if every sample that has it is exact, None if none has it."""
         finite = (each.mean for each in self.distributions if each.measure.column == column)
-        measured = len(self.samples) - self.samples[column].null_count
-        return next(finite, math.inf if measured else None)
+        exact = pc.any(pc.equal(self.samples[column], math.inf)).as_py()
+        return next(finite, math.inf if exact else None)
+
+    @property
+    def means(self) -> dict[str, float]:
+        """Mean of each measure that any sample has, by column; see :meth:`mean`."""
+        found = {each.column: self.mean(each.column) for each in MEASURES}
+        return {column: mean for column, mean in found.items() if mean is not None}
 
 
 def measure_quality(dataset: Dataset, index: pa.Table, shards: Iterable[int]) -> Quality:

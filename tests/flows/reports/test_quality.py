@@ -164,3 +164,11 @@ def test_samples_that_are_all_exact_pass_any_gate_of_psnr() -> None:
     assert [check.found for check in check_gates(quality, Gates(min_cycle_psnr=99, max_reject_fraction=None))] == [
         "all exact"
     ]
+    assert quality.means["cycle_psnr_db"] == np.inf
+
+
+def test_a_figure_that_is_no_number_passes_no_gate() -> None:
+    quality = quality_of(cycle_psnr_db=[np.nan])
+    with pytest.raises(GateError, match="nothing was measured"):
+        require_gates(quality, Gates(min_cycle_psnr=1))
+    assert quality.means == {}
