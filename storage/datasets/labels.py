@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from difflib import get_close_matches
 from pathlib import Path
@@ -28,7 +29,7 @@ from storage.objects.tables import encode_table, read_table
 _READERS: Final = 16
 _KEYS: Final = ("sample_id", "source_uri")
 _NAMES: Final = (*_KEYS, "source_member")
-_COMPARED: Final = 20_000
+COMPARED: Final = 20_000
 """Names among which the one most like a wrong one is looked for: comparing takes some microseconds each."""
 
 
@@ -82,10 +83,10 @@ def match_labels(dataset: Dataset, table: pa.Table) -> pa.Table:
     known = {name for each in names.values() for name in each}
     unknown = sorted(set(keys) - known)
     if unknown:
-        alike = get_close_matches(unknown[0], sorted(known)[:_COMPARED], n=1, cutoff=0.0)
+        alike = most_alike(unknown[0], sorted(known))
         raise InvalidInputError(
             f"{len(unknown)} of {len(keys)} labels are of nothing in {dataset.location.url}, such as {key} "
-            f"{unknown[0]!r}; it has names such as {alike[0] if alike else 'none'!r}. Take them out, or mend the names."
+            f"{unknown[0]!r}; it has names such as {alike!r}. Take them out, or mend the names."
         )
     places = {
         sample: next(rows[name] for name in each if name in rows)
@@ -122,6 +123,11 @@ def read_labels(dataset: Dataset, version: Version) -> pa.Table | None:
         StorageError: the storage refused.
     """
     return None if version.labels is None else read_table(dataset.location.join(labels_name(version.labels)))
+
+
+def most_alike(name: str, names: Sequence[str]) -> str:
+    """Return the name that a wrong one was perhaps meant to be; of many names, the first are looked at."""
+    return next(iter(get_close_matches(name, names[:COMPARED], n=1, cutoff=0.0)), "none")
 
 
 def labels_name(digest: str) -> str:

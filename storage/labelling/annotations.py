@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,11 +15,14 @@ from typing import Any, Final
 import yaml
 
 from aura.errors import InvalidInputError
+from storage.corpora.sources import source_name
+from storage.datasets.labels import COMPARED, most_alike
 from storage.labelling.boxes import Annotation, Outline
 from storage.objects.location import Location, locate
 
 _READERS: Final = 16
 _LONGEST_COUNT_BITS: Final = 60
+_IN_A_FILE: Final = re.compile(r"(\.(?:tar|parquet))#")
 _YOLO_NAMES: Final = ("classes.txt", "data.yaml", "data.yml", "dataset.yaml")
 
 
@@ -77,6 +81,8 @@ def match_photographs(
 ) -> dict[str, AnnotatedPhotograph]:
     """Find the photographs of a corpus that annotations are of, by the longest end of the path that both share.
 
+    The path of a photograph in a tar or Parquet file goes on in that file; it is also written ``shard.tar#name.jpg``.
+
     Args:
         photographs: as :func:`read_annotations` gives them.
         sources: URI, member of a tar or None, and SHA-256 of each photograph.
@@ -88,15 +94,19 @@ def match_photographs(
     Raises:
         InvalidInputError: a name fits several photographs equally well, or none fits any.
     """
-    wanted = {_stem(photograph.name.rpartition("/")[2], photograph) for photograph in photographs}
+    wanted = {_stem(_parts(photograph.name)[-1], photograph) for photograph in photographs}
     by_stem: dict[str, list[tuple[tuple[str, ...], str]]] = defaultdict(list)
+    names: list[str] = []
     for uri, member, digest in sources:
-        path = PurePosixPath(member or _path(uri))
+        file = _path(uri)
+        path = file / member.lstrip("/") if member else file
+        if len(names) < COMPARED:
+            names.append(source_name(file.name, member))
         if path.stem in wanted:  # a corpus may have a million files, of which a few are annotated
             by_stem[path.stem].append((path.parts, digest))
     found: dict[str, AnnotatedPhotograph] = {}
     for photograph in photographs:
-        parts = PurePosixPath(photograph.name).parts
+        parts = _parts(photograph.name)
         ranked = [
             (_shared(parts, place, whole=not photograph.relative), place, digest)
             for place, digest in by_stem[_stem(parts[-1], photograph)]
@@ -104,19 +114,25 @@ def match_photographs(
         best = max((shared for shared, _, _ in ranked), default=0)
         fitting = {digest: place for shared, place, digest in ranked if shared == best > 0}
         if len(fitting) > 1:
-            names = " and ".join("/".join(place[-3:]) for place in list(fitting.values())[:2])
+            places = " and ".join("/".join(place[-3:]) for place in list(fitting.values())[:2])
             raise InvalidInputError(
-                f"{url} names {photograph.name!r}, which fits {names}; expected one photograph. Give the annotations "
-                "names with folders, as they are in the corpus."
+                f"{url} names {photograph.name!r}, which fits {places}; expected one photograph. Give the annotations "
+                "names with folders, or tars, as they are in the corpus."
             )
         for digest in fitting:
             found.setdefault(digest, photograph)
     if photographs and not found:
         raise InvalidInputError(
             f"None of the {len(photographs)} photographs of {url} is in the corpus; the first is "
-            f"{photographs[0].name!r}. Give the annotations of this corpus."
+            f"{photographs[0].name!r}, while the corpus has names such as "
+            f"{most_alike(photographs[0].name, names)!r}. Give the annotations of this corpus."
         )
     return found
+
+
+def _parts(name: str) -> tuple[str, ...]:
+    """Split a name at its folders, and between a tar or Parquet file and what is in it."""
+    return PurePosixPath(_IN_A_FILE.sub(r"\1/", name)).parts or (name,)
 
 
 def _stem(name: str, photograph: AnnotatedPhotograph) -> str:

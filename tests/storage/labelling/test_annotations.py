@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from storage.labelling.annotations import AnnotationSet, read_annotations
+from aura.errors import InvalidInputError
+from storage.labelling.annotations import AnnotatedPhotograph, AnnotationSet, match_photographs, read_annotations
 from storage.labelling.boxes import Outline
 
 HEIGHT, WIDTH = 48, 64
@@ -78,3 +79,20 @@ def test_a_far_polygon_of_yolo_is_counted(tmp_path: Path):
     found = read_annotations(str(tmp_path))
     assert found.refused == FAR
     assert len(found.photographs[0].annotations) == 1
+
+
+IN_TARS = (("s3://b/x-0.tar", "000.jpg", "first"), ("s3://b/x-1.tar", "000.jpg", "second"))
+
+
+def test_photographs_of_one_name_in_several_tars_are_told_apart_by_the_tar() -> None:
+    of_coco = [AnnotatedPhotograph("x-1.tar#000.jpg", ())]
+    assert match_photographs(of_coco, IN_TARS, "here") == {"second": of_coco[0]}
+    of_yolo = [AnnotatedPhotograph("x-0.tar/000", (), relative=True)]
+    assert match_photographs(of_yolo, IN_TARS, "here") == {"first": of_yolo[0]}
+    with pytest.raises(InvalidInputError, match=r"fits .*x-0\.tar/000\.jpg and .*x-1\.tar/000\.jpg"):
+        match_photographs([AnnotatedPhotograph("000.jpg", ())], IN_TARS, "here")
+
+
+def test_annotations_of_nothing_are_told_names_that_there_are() -> None:
+    with pytest.raises(InvalidInputError, match=r"'001\.jpg', while the corpus has names such as 'x-\d\.tar#000\.jpg'"):
+        match_photographs([AnnotatedPhotograph("001.jpg", ())], IN_TARS, "here")
