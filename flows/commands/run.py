@@ -1,5 +1,6 @@
 """Running the factory from the command line: checks first, then a Prefect server, a Dask cluster, and the flow."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from flows.checks import check
@@ -8,8 +9,9 @@ from flows.cluster.runner import build_runner, parse_cluster, require_cluster
 from flows.commands.console import command, progress_bars, say, say_pairs
 from flows.factory import FactoryResult, factory, finished
 from flows.progress import listening
+from flows.reports.quality import figure
 from flows.servers.server import configured_api_url, prefect_server
-from storage.datasets.lease import hold, live_holder
+from storage.datasets.lease import live_holder, require_writable
 from storage.datasets.tags import check_tag, tag_version
 from storage.recipe import Recipe
 
@@ -66,7 +68,7 @@ def run_factory(recipe: Recipe, dataset_url: str, settings: RunSettings) -> Fini
             tag_version(done.dataset_url, done.version, settings.tag)
         return FinishedRun(done, None)
     require_cluster(cluster)
-    _require_writable(checked.dataset_url, wait=settings.wait)
+    _require_turn(checked.dataset_url, wait=settings.wait)
     if configured_api_url() is None:
         say("Starting a local Prefect server ...")
     with prefect_server(keep=settings.keep_server) as server:
@@ -88,13 +90,12 @@ def run_factory(recipe: Recipe, dataset_url: str, settings: RunSettings) -> Fini
     return FinishedRun(result, ui)
 
 
-def _require_writable(dataset_url: str, *, wait: bool) -> None:
-    """Take the lease for a moment: what is another run's, or takes no writes, is refused before a server is started."""
+def _require_turn(dataset_url: str, *, wait: bool) -> None:
+    """Refuse what is another run's, or takes no writes, before a server is started; or say whom the run waits for."""
     if wait and (holder := live_holder(dataset_url)):
         say(f"Waiting for another run: {holder.words()}.")
         return
-    with hold(dataset_url, wait=wait):
-        pass
+    require_writable(dataset_url, wait=wait)
 
 
 def tell(run: FinishedRun) -> None:
@@ -102,7 +103,6 @@ def tell(run: FinishedRun) -> None:
     result = run.result
     rejected = sum(result.rejected_sources.values())
     reasons = ", ".join(f"{reason} {count}" for reason, count in result.rejected_sources.items())
-    matched, as_is = result.quality.get("cycle_psnr_matched_db"), result.quality.get("cycle_psnr_db")
     if run.ui is None:
         say(
             "Found finished: the corpus is as it was, and every sample of it is made and published; "
@@ -123,9 +123,16 @@ def tell(run: FinishedRun) -> None:
     pairs = {
         "dataset": f"{result.dataset_url} (version {result.version}, {result.samples} samples)",
         "sources": f"{result.sources}, {rejected} rejected" + (f": {reasons}" if reasons else ""),
-        "quality": f"cycle PSNR {matched:.2f} dB tone matched, {as_is:.2f} dB as is" if matched and as_is else "-",
+        "quality": _psnr(result.quality),
         "report": report,
         "runs": run.ui or f"run '{command()} server', then open http://127.0.0.1:4200/runs",
         "next": f"{command()} inspect {result.dataset_url} --picture sheet.png",
     }
     say_pairs(pairs)
+
+
+def _psnr(quality: Mapping[str, float]) -> str:
+    matched, as_is = quality.get("cycle_psnr_matched_db"), quality.get("cycle_psnr_db")
+    if matched is None or as_is is None:
+        return "-"
+    return f"cycle PSNR {figure(matched, 'dB')} tone matched, {figure(as_is, 'dB')} as is"

@@ -202,7 +202,32 @@ def hold(
         LeaseHeldError: another run holds it, and ``wait`` is not set.
         StorageError: the storage refused.
     """
-    dataset = locate(dataset_url)
+    lease = _take_in_turn(locate(dataset_url), duration_s, wait=wait, on_wait=on_wait)
+    try:
+        yield lease
+    finally:
+        try:
+            lease.release()
+        except AuraError as error:  # what the run came to matters more than a lease that runs out by itself
+            url = lease.token.dataset_url
+            log.warning("The lease of %s could not be given back, and ends by itself: %s", url, error)
+
+
+def require_writable(dataset_url: str | Location, *, wait: bool = False) -> None:
+    """Take the lease and give it back at once: what a run would be refused, it is refused before it is prepared.
+
+    Args:
+        dataset_url: the dataset, which need not exist yet.
+        wait: wait for another run to end instead of being refused.
+
+    Raises:
+        LeaseHeldError: another run holds it, and ``wait`` is not set.
+        StorageError: the storage refused: to keep the lease, or to give it up.
+    """
+    _take_in_turn(locate(dataset_url), DURATION_S, wait=wait, on_wait=None).release()
+
+
+def _take_in_turn(dataset: Location, duration_s: float, *, wait: bool, on_wait: Callable[[str], None] | None) -> Lease:
     told = False
     while not (attempt := _take(dataset, duration_s)).mine:
         holder = attempt.holder or live_holder(dataset)
@@ -213,14 +238,7 @@ def hold(
                 on_wait(holder.words())
                 told = True
         time.sleep(_POLL_S)  # object stores have no notification to wait for
-    lease = Lease(dataset, attempt.mine, duration_s)
-    try:
-        yield lease
-    finally:
-        try:
-            lease.release()
-        except AuraError as error:  # what the run came to matters more than a lease that runs out by itself
-            log.warning("The lease of %s could not be given back, and ends by itself: %s", dataset.url, error)
+    return Lease(dataset, attempt.mine, duration_s)
 
 
 def live_holder(dataset_url: str | Location) -> LeaseRecord | None:

@@ -18,7 +18,7 @@ from aura.errors import (
     StorageError,
 )
 from storage.datasets import lease as leases
-from storage.datasets.lease import LeaseToken, hold, live_holder
+from storage.datasets.lease import LeaseToken, hold, live_holder, require_writable
 from storage.datasets.sealed import seal, unseal
 from storage.objects.location import Location
 from tests.conftest import wait_until
@@ -160,6 +160,15 @@ def test_a_storage_that_does_not_take_the_lease_back_hides_no_failure_and_makes_
     assert "could not be given back" in caplog.text
     with hold(place.join("another")):
         pass
+    with pytest.raises(StorageError, match="may not be removed"):  # or the run would find its own lease in its way
+        require_writable(place.join("third"))
+
+
+def test_a_place_is_tried_without_a_trace(place: Location) -> None:
+    require_writable(place)
+    assert place.join("lease").names() == []
+    with hold(place), pytest.raises(LeaseHeldError):
+        require_writable(place)
 
 
 def test_a_damaged_lease_is_nobodys(place: Location) -> None:
