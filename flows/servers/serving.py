@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,8 @@ POOL: Final = "aura"
 _DEFINITION: Final = Path("prefect.yaml")
 _STOP_TIMEOUT_S: Final = 60.0
 _LOOK_EVERY_S: Final = 1.0
+_MARK: Final = "AURA_WORKER"
+"""Variable by which the runs of a worker are known as its own when it has died: each has a session of its own."""
 
 
 @dataclass(frozen=True)
@@ -92,14 +95,14 @@ def worker(server: Server, *options: str) -> Iterator["subprocess.Popen[bytes]"]
         options: further options of ``prefect worker start``.
     """
     command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL, "--type", "process", *options]
-    # a session of its own: ctrl-C reaches this process, which then stops the worker and the server in order
-    process = subprocess.Popen(  # noqa: S603 -- this interpreter and words of our own
-        command, env=os.environ | {"PREFECT_API_URL": server.api_url}, start_new_session=True
-    )
+    # A session of its own: ctrl-C reaches this process, which then stops the worker and the server in order
+    mark = uuid.uuid4().hex
+    environment = os.environ | {"PREFECT_API_URL": server.api_url, _MARK: mark}
+    process = subprocess.Popen(command, env=environment, start_new_session=True)  # noqa: S603 -- words of our own
     try:
         yield process
     finally:
-        _stop(process)
+        _stop(process, mark)
 
 
 def watch(server: Server, worker: "subprocess.Popen[bytes]") -> None:
@@ -128,19 +131,28 @@ async def _make_pool() -> None:
                 )
 
 
-def _stop(process: "subprocess.Popen[bytes]") -> None:
+def _stop(process: "subprocess.Popen[bytes]", mark: str) -> None:
     """End a worker and the runs that it began: each gets time to end in order, then it is killed."""
-    with contextlib.suppress(psutil.NoSuchProcess):
-        family = psutil.Process(process.pid).children(recursive=True)
-        for each in (psutil.Process(process.pid), *family):
-            with contextlib.suppress(psutil.NoSuchProcess):
-                each.send_signal(signal.SIGTERM)
-        _, alive = psutil.wait_procs(family, timeout=_STOP_TIMEOUT_S)
-        for each in alive:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                each.kill()
+    family = _marked(mark)
+    for each in family:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            each.send_signal(signal.SIGTERM)
+    _, alive = psutil.wait_procs([each for each in family if each.pid != process.pid], timeout=_STOP_TIMEOUT_S)
+    for each in alive:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            each.kill()
     try:
         process.wait(_STOP_TIMEOUT_S)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
+
+
+def _marked(mark: str) -> list[psutil.Process]:
+    """List a worker and all that it has begun, whether it lives or not."""
+    found = []
+    for each in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, OSError):  # of other users' processes nobody is told
+            if each.environ().get(_MARK) == mark:
+                found.append(each)
+    return found

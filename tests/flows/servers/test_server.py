@@ -12,7 +12,8 @@ from prefect import flow
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from flows.servers.server import Server, ServerError, configured_api_url, prefect_server, stop_kept_server
-from flows.servers.serving import watch
+from flows.servers.serving import watch, worker
+from tests.conftest import wait_until
 from tests.flows.conftest import ask
 
 
@@ -122,6 +123,28 @@ def test_a_server_or_worker_that_dies_is_noticed(dead: str, tmp_path: Path, monk
             worker.kill()
     with pytest.raises(ServerError, match="ended by itself"):
         running.wait()
+
+
+def test_what_a_worker_has_begun_ends_with_it_even_if_it_was_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its runs have sessions of their own, and would go on without a server to report to."""
+    begun = tmp_path / "begun"
+    program = (
+        "import pathlib, subprocess, time\n"
+        "run = subprocess.Popen(['sleep', '600'], start_new_session=True)\n"
+        f"pathlib.Path({str(begun)!r}).write_text(str(run.pid))\n"
+        "time.sleep(600)\n"
+    )
+    (tmp_path / "python").write_text(f"#!{sys.executable}\n{program}")
+    (tmp_path / "python").chmod(0o700)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))  # instead of Prefect's worker
+    with worker(Server("http://127.0.0.1:1/api", "http://127.0.0.1:1", local=True)) as process:
+        wait_until(lambda: begun.exists() and begun.read_text() != "", "the run", 60)
+        run = psutil.Process(int(begun.read_text()))
+        process.kill()
+        process.wait()
+    assert not run.is_running() or run.status() == psutil.STATUS_ZOMBIE
 
 
 def _finished_runs(server: Server) -> set[str]:
