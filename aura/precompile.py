@@ -24,10 +24,17 @@ _SIDE: Final = 64
 
 def precompile() -> None:
     """Take a small photograph through everything that is compiled."""
+    for method in ("aura_global", "aura"):
+        rehearse(Reconstructor.load(method, device="cpu"))
+
+
+def rehearse(inverse: Reconstructor) -> None:
+    """Take a small photograph through all loops that an inverse on the CPU, the sensors and the measures have compiled.
+
+    A process that computes in several threads does so first in one: each loop is then loaded, or compiled, once.
+    """
     with torch.inference_mode():
-        black = np.zeros((_SIDE, _SIDE, 3), np.uint8)
-        for method in ("aura_global", "aura"):
-            light = Reconstructor.load(method, device="cpu").canonical(black)[0]
+        light = inverse.canonical(np.zeros((_SIDE, _SIDE, 3), np.uint8))[0]
         capture = draw_capture(load_profile("generic"), iso=100, seed=0)
         rendition = render_raw(simulate(light, capture), FrameFacts.of(capture))
         cycle_quality(torch.zeros_like(rendition.codes), rendition.codes, None)

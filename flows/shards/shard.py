@@ -16,6 +16,7 @@ from typing import Final
 import numpy as np
 
 from aura.errors import IntegrityError, RejectedImageError
+from aura.precompile import rehearse
 from aura.reconstruct import Method, Reconstructor
 from flows.shards.batches import batches, together
 from flows.shards.lanes import Lanes, lanes
@@ -167,7 +168,7 @@ def _pixels(source: list[PlanRow]) -> float:
 @one_at_a_time
 @lru_cache(maxsize=2)
 def reconstructor(method: Method, weights: str | None, digest: str) -> Reconstructor:
-    """Load a reconstructor, once in the life of a worker process.
+    """Load a reconstructor, once in the life of a worker process, and rehearse with it before threads use it.
 
     Raises:
         IntegrityError: its digest is another one.
@@ -178,6 +179,8 @@ def reconstructor(method: Method, weights: str | None, digest: str) -> Reconstru
             f"This worker's {method} weights have digest {loaded.digest[:12]}, the dataset was begun with "
             f"{digest[:12]}; install the same release on every worker, or make a new dataset."
         )
+    if loaded.device.type == "cpu":
+        rehearse(loaded)  # the first shards of a worker begin side by side, and would compile the same loops at once
     return loaded
 
 

@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -88,6 +90,37 @@ def test_shards_made_at_once_have_the_bytes_that_each_has_alone(tmp_path: Path) 
         assert sum(report.samples for report in reports) == dataset.n_samples
         made.append({entry.uri.rpartition("/")[2]: locate(entry.uri).read() for entry in shard_objects(dataset)})
     assert made[0] == made[1]
+
+
+def test_what_is_compiled_is_there_before_several_threads_ask_for_it(tmp_path: Path) -> None:
+    """Two shards begin side by side in a new worker; a new process tells what its loops have been compiled for."""
+    folder = tmp_path / "corpus"
+    folder.mkdir()
+    for name, (height, width) in {"a": (96, 150), "b": (64, 64)}.items():
+        save_image(folder / f"{name}.png", height, width)
+    dataset = planned(folder, tmp_path / "dataset", {"canvas.min_side": 32, "lpips_share": 0.5, "iso": (100, 3200)})
+    program = """
+import sys
+from numba.core.dispatcher import Dispatcher
+from flows.shards.shard import reconstructor, synthesize_shard
+from storage.datasets.dataset import open_dataset
+
+def compiled():
+    ours = [module for name, module in sys.modules.items() if name.startswith("aura.")]
+    loops = {id(each): each for module in ours for each in vars(module).values() if isinstance(each, Dispatcher)}
+    return {f"{each.__name__}{signature}" for each in loops.values() for signature in each.signatures}
+
+dataset = open_dataset(sys.argv[1])
+reconstructor(dataset.recipe.method, None, dataset.model_digest)
+before = compiled()
+assert before
+assert synthesize_shard(sys.argv[1], 0).samples
+print(sorted(compiled() - before))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program, dataset.location.url], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"
 
 
 def shard_objects(dataset: Dataset) -> list[Entry]:
