@@ -279,6 +279,8 @@ def ui_url_of(api_url: str) -> str:
 def port_or_free(wanted: int) -> int:
     """Return ``wanted`` if nothing listens there, or else a free port of this machine."""
     with socket.socket() as probe:
+        if os.name == "posix":  # as servers do: connections that ended lately keep nobody from it
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((_HOST, wanted))
         except OSError:

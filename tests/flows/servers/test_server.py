@@ -11,7 +11,14 @@ import pytest
 from prefect import flow
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from flows.servers.server import Server, ServerError, configured_api_url, prefect_server, stop_kept_server
+from flows.servers.server import (
+    Server,
+    ServerError,
+    configured_api_url,
+    port_or_free,
+    prefect_server,
+    stop_kept_server,
+)
 from flows.servers.serving import watch, worker
 from tests.conftest import wait_until
 from tests.flows.conftest import ask
@@ -70,6 +77,20 @@ def test_history_is_there_the_next_time_and_nothing_is_left_running(home: Path) 
             assert _finished_runs(second) == before
         assert not _serving(second.pid)
     assert (home / "prefect").is_dir()
+
+
+def test_a_server_that_is_started_again_has_the_port_it_had() -> None:
+    """Connections that it has ended are kept for a minute by the system; its address stands in people's settings."""
+    with socket.socket() as listening:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+        port: int = listening.getsockname()[1]
+        assert port_or_free(port) != port
+        with socket.create_connection(("127.0.0.1", port)) as client:
+            listening.accept()[0].close()
+            assert client.recv(1) == b""
+    assert port_or_free(port) == port
 
 
 def test_a_folder_that_cannot_be_written_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
