@@ -37,7 +37,7 @@ _TITLES = {
 @contextmanager
 def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
     """Show a bar for each step that reports progress, or in a log lines; gives the listener to report to."""
-    if not err.is_terminal:
+    if not shows_bars():
         yield progress_lines()
         return
     columns = (
@@ -57,6 +57,11 @@ def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
             progress.update(bars[step], completed=done, total=total or None)
 
         yield listen
+
+
+def shows_bars() -> bool:
+    """Tell whether a bar can move: not in a log, nor on a terminal that says it is dumb."""
+    return err.is_interactive
 
 
 def progress_lines() -> Callable[[str, int, int], None]:

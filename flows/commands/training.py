@@ -19,7 +19,7 @@ from aura.training.evaluation import EvaluationRow
 from aura.training.fidelity_table import as_json, as_table
 from aura.training.judging import measure_weights
 from aura.training.loop import train
-from flows.commands.console import command, err, line_due, out, say, say_pairs
+from flows.commands.console import command, err, line_due, out, say, say_pairs, shows_bars
 from flows.progress import duration
 
 
@@ -42,7 +42,7 @@ def train_weights(path: Path | None, changes: Mapping[str, Any]) -> None:
         TimeElapsedColumn(),
         TextColumn("left {task.fields[left]}, loss {task.fields[loss]}, held out {task.fields[score]}"),
     )
-    if err.is_terminal:
+    if shows_bars():
         with Progress(*columns, console=err) as progress:
             result = train(config, _stage_bars(progress))
     else:
@@ -146,14 +146,16 @@ def _stage_lines() -> Callable[[TrainProgress], None]:
             held_out = "" if scored is None else f", held out {scored:.2f} dB aligned"
             loss = "" if math.isnan(now.loss) else f", loss {now.loss:.4f}"
             left = "" if now.step == now.steps else f", about {duration(now.seconds_left)} left"
-            err.print(f"{now.stage}: {now.step:,} of {now.steps:,}{left}{loss}{held_out}", markup=False)
+            said = f"{now.stage}: {now.step:,} of {now.steps:,}{left}{loss}{held_out}"
+            err.print(said, markup=False, soft_wrap=True)
 
     return show
 
 
 def _say_row(row: EvaluationRow | LeftOutPair) -> None:
     if isinstance(row, EvaluationRow):
-        err.print(f"{row.file}  {row.developer}  {row.method}  {row.score.psnr_aligned:.1f} dB aligned", markup=False)
+        said = f"{row.file}  {row.developer}  {row.method}  {row.score.psnr_aligned:.1f} dB aligned"
+        err.print(said, markup=False, soft_wrap=True)
 
 
 def _read_config(path: Path | None, changes: Mapping[str, Any]) -> TrainConfig:

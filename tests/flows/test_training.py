@@ -1,3 +1,4 @@
+import re
 import shutil
 from pathlib import Path
 
@@ -6,6 +7,7 @@ import yaml
 
 from aura.errors import InvalidInputError
 from aura.training.configuration import TrainConfig
+from flows.commands.console import err
 from flows.reports.artifacts import artifact_key
 from flows.servers.server import Server
 from flows.training_run import train
@@ -23,15 +25,17 @@ def scenes(tmp_path: Path) -> Path:
 
 
 def test_weights_are_trained_used_and_not_trained_again(
-    aura: Aura, scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    aura: Aura, scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(err, "width", 20)  # a line of a log is one, however long
     config = tmp_path / "config.yaml"
     stage = {"name": "global", "steps": 2, "batch": 2, "size": 96, "learning_rate": 0.001, "pool": 24}
     config.write_text(yaml.safe_dump({"stages": [stage], "validation_pairs": 1, "loader_workers": 0}))
     out = tmp_path / "runs/small"
     order = ("train", "--out", str(out), "--data", str(scenes), "--config", str(config))
     assert aura(*order) == 0
-    said = capsys.readouterr().out
+    said, logged = capsys.readouterr()
+    assert re.search(r"^global: 2 of 2, loss -?\d+\.\d{4}, held out \d+\.\d\d dB aligned$", logged, re.MULTILINE)
     weights = out / "aura.safetensors"
     assert f"aura evaluate --weights {weights}" in said
     assert "dB aligned on held-out scenes" in said

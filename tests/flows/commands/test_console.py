@@ -1,6 +1,7 @@
 """What commands print while they work, where no bar can move: in the log of a nightly run."""
 
 import pytest
+from rich.console import Console
 
 from flows.commands import console
 from flows.commands.console import progress_bars, progress_lines
@@ -64,3 +65,14 @@ def test_without_a_terminal_bars_are_lines(clock: Clock, capsys: pytest.CaptureF
         clock.now += 1
         listen("export", 2, 2)
     assert capsys.readouterr().err == "Exporting: 2 of 2\n"
+
+
+def test_a_dumb_terminal_has_lines(
+    clock: Clock, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(console, "err", Console(stderr=True, force_terminal=True, _environ={"TERM": "dumb"}))
+    with progress_bars() as listen:
+        listen("export", 1, 2)
+        clock.now += 31
+        listen("export", 1, 2)
+    assert capsys.readouterr().err == "Exporting: 1 of 2\n"
