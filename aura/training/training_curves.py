@@ -7,25 +7,24 @@ from pathlib import Path
 
 
 def draw_curves(folder: Path) -> Path:
-    """Plot loss and validation PSNR of ``curves.jsonl`` to ``curves.png``."""
+    """Plot ``curves.jsonl`` to ``curves.png``: each stage's loss in a panel of its own, since each has another."""
     from matplotlib.figure import Figure  # noqa: PLC0415  # heavy, and only needed at the end
 
     rows = [json.loads(line) for line in (folder / "curves.jsonl").read_text().splitlines()]
-    figure = Figure(figsize=(9, 3.5), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    for name in dict.fromkeys(row["stage"] for row in rows):
-        if name == "denoiser":
-            continue
-        of_stage = [row for row in rows if row["stage"] == name]
-        left.plot([row["seconds"] / 60 for row in of_stage], _smooth([row["loss"] for row in of_stage]), label=name)
+    stages = list(dict.fromkeys(row["stage"] for row in rows))
+    figure = Figure(figsize=(3.2 * (len(stages) + 1), 3.2), layout="constrained")
+    *losses, scores = figure.subplots(1, len(stages) + 1, squeeze=False)[0]
+    for stage, panel in zip(stages, losses, strict=True):
+        of_stage = [row for row in rows if row["stage"] == stage]
+        panel.plot([row["step"] for row in of_stage], _smooth([row["loss"] for row in of_stage]))
+        panel.set(title=stage, xlabel="step", ylabel="training loss (running mean)")
         judged = [row for row in of_stage if "validation_psnr_aligned" in row]
-        right.plot(
-            [row["seconds"] / 60 for row in judged], [row["validation_psnr_aligned"] for row in judged], label=name
-        )
-    left.set(xlabel="minutes", ylabel="training loss (running mean)")
-    right.set(xlabel="minutes", ylabel="held-out scenes, aligned PSNR (dB)")
-    if left.lines:
-        left.legend()
+        if judged:
+            minutes = [row["seconds"] / 60 for row in judged]
+            scores.plot(minutes, [row["validation_psnr_aligned"] for row in judged], marker=".", label=stage)
+    scores.set(title="held-out scenes", xlabel="minutes", ylabel="PSNR aligned, dB")
+    if scores.lines:
+        scores.legend()
     path = folder / "curves.png"
     figure.savefig(path, dpi=120)
     return path
