@@ -13,7 +13,10 @@ from zoneinfo import ZoneInfo
 
 import psutil
 import pytest
+from prefect.client.orchestration import get_client
+from prefect.events import emit_event
 from prefect.settings import PREFECT_API_URL, get_current_settings, temporary_settings
+from prefect.states import Running
 
 from flows.examination import evaluate_dataset, verify_dataset
 from flows.factory import factory
@@ -149,7 +152,6 @@ def test_runs_whose_heart_stops_are_looked_for(served: Server) -> None:
     assert {f"prefect.flow-run.{state.title()}" for state in ENDED} < set(trigger["expect"])
     assert 2 * get_current_settings().flows.heartbeat_frequency < 600  # type: ignore[operator]  # it has a default
     assert action["deployment_id"] == _get(served, "deployments/name/lost-runs/lost-runs")["id"]
-    assert action["parameters"] == {"run": "{{ flow_run.id }}"}
 
 
 @pytest.mark.timeout(900)  # three flow runs, each a process that imports torch and starts a cluster
@@ -190,6 +192,28 @@ def test_a_run_is_cancelled_goes_on_the_next_time_and_people_are_told_when_a_gat
     assert told["subject"] == "photographs -> dataset"
     assert "gate min_cycle_psnr asks for 99 dB" in told["message"]
     assert told["link"] == f"{served.ui_url}/runs/flow-run/{run}"
+
+
+def test_a_run_whose_heart_stops_is_marked_and_people_are_told(served: Server, webhook: Webhook) -> None:
+    """With the deployed automation, whose patience alone is made shorter."""
+    (automation,) = [
+        each for each in ask(served, "POST", "automations/filter", {}).json() if each["name"] == "aura run lost"
+    ]
+    changed = {name: automation[name] for name in ("name", "description", "enabled", "actions")}
+    changed["trigger"] = automation["trigger"] | {"within": 10}
+    ask(served, "PUT", f"automations/{automation['id']}", changed)
+    with get_client(sync_client=True) as client:
+        run = str(client.create_flow_run(mark_lost, state=Running(), tags=["aura"], name="lost at night").id)
+    webhook.told.clear()
+    emit_event(
+        "prefect.flow-run.heartbeat",
+        {"prefect.resource.id": f"prefect.flow-run.{run}"},
+        related=[{"prefect.resource.id": "prefect.tag.aura", "prefect.resource.role": "tag"}],
+    )
+    wait_until(lambda: _state(served, run)["type"] == "CRASHED", "the lost run to be marked", 180)
+    wait_until(lambda: bool(webhook.told), "people to be told", 180)
+    assert webhook.told[0]["subject"] == "lost at night"
+    assert "no sign of life" in webhook.told[0]["message"]
 
 
 def test_the_recipe_that_is_shown_as_an_example_is_one() -> None:
