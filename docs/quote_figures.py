@@ -1,7 +1,7 @@
 """Quote the benchmarks' figures anew in the pages that quote them: rows of ``| what | `figure` | value |``.
 
-The README's table of fidelity, too. Run it with ``make figures`` after a benchmark; each value keeps its number of
-decimals. What pages say in sentences is for their author to read again.
+The README's tables of fidelity and of trained denoisers, too. Run it with ``make figures`` after a benchmark; each
+value keeps its number of decimals. What pages say in sentences is for their author to read again.
 """
 
 from __future__ import annotations
@@ -25,6 +25,10 @@ FIDELITY: Final = {
     "way_to_ceiling": ".0%",
 }
 """Columns of the table of fidelity, as they are written."""
+CONDITIONS: Final = ("iso800", "iso3200", "iso6400", "iso6400_ev-3", "all")
+"""Columns of the table of trained denoisers."""
+_DENOISER_ROW: Final = re.compile(r"^(\| .* \| `(\w+)` \| )(?:[\d.]+ \| ){4}[\d.]+ \|$", re.MULTILINE)
+_DIFFERENCE_ROW: Final = re.compile(r"^(\| .* \| `(\w+_db)` \| )-?[\d.]+ \| [\d.]+ \|", re.MULTILINE)
 _FIDELITY_ROW: Final = re.compile(r"^\| (\w+) \((\d+)\) \| (\w+) \|.*\|$", re.MULTILINE)
 _ROW: Final = re.compile(r"^(\| .* \| `([^`]+)` \| )([\d.,]+)( \|)$", re.MULTILINE)
 
@@ -51,6 +55,20 @@ def quoted_fidelity(text: str, figures: dict[str, Any]) -> str:
     return _FIDELITY_ROW.sub(row, text)
 
 
+def quoted_downstream(text: str, figures: dict[str, Any]) -> str:
+    """Put the figures into the rows of the trained denoisers, and of the differences between them."""
+
+    def denoiser(match: re.Match[str]) -> str:
+        means = (figures[f"{match[2]}/{condition}"]["value"] for condition in CONDITIONS)
+        return f"{match[1]}{' | '.join(f'{mean:.2f}' for mean in means)} |"
+
+    def difference(match: re.Match[str]) -> str:
+        found = figures[match[2]]
+        return f"{match[1]}{found['value']:.2f} | {found['spread']:.2f} |"
+
+    return _DIFFERENCE_ROW.sub(difference, _DENOISER_ROW.sub(denoiser, text))
+
+
 def _figures(benchmark: str) -> dict[str, Any]:
     figures: dict[str, Any] = json.loads((RESULTS / f"{benchmark}.json").read_text(encoding="utf-8"))["figures"]
     return figures
@@ -64,7 +82,8 @@ def main() -> None:
         before, mark, rest = text.partition(f"<!-- {block} -->")
         inside, end, after = rest.partition(f"<!-- /{block} -->")
         text = before + mark + quoted(inside, _figures(benchmark)) + end + after
-    readme.write_text(quoted_fidelity(text, _figures("fidelity")), encoding="utf-8")
+    text = quoted_downstream(quoted_fidelity(text, _figures("fidelity")), _figures("downstream"))
+    readme.write_text(text, encoding="utf-8")
     for page, benchmark in PAGES.items():
         page.write_text(quoted(page.read_text(encoding="utf-8"), _figures(benchmark)), encoding="utf-8")
 
