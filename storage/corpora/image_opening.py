@@ -30,7 +30,7 @@ from storage.corpora.image_headers import (
     read_nclx,
     read_png_header,
 )
-from storage.corpora.jp2_header import Jp2Header, read_jp2_header
+from storage.corpora.jp2_header import SYCC, Jp2Header, is_read_by_bits, read_jp2_header
 from storage.corpora.jxl_header import JXL_ICC, JxlHeader, read_jxl_header
 from storage.corpora.pixel_decoding import (
     MOST_TIFF_SAMPLES,
@@ -56,6 +56,9 @@ _PHOTOMETRIC: Final = 262
 _RGB: Final = 2
 _ORIENTATION: Final = 274
 _ICC_PROFILE: Final = 34675
+_JP2_CMYK: Final = 12
+_JP2_COLOURS: Final = {16, 17, SYCC}  # sRGB, grey by sRGB's curve, and sRGB as luma and chroma
+_OTHER_JP2_COLOURS: Final = {_JP2_CMYK: "CMYK", 14: "CIELab", 19: "CIEJab", 20: "e-sRGB", 21: "ROMM RGB", 24: "e-sYCC"}
 _RAW_PHOTOMETRICS: Final = {32803, 34892}  # colour filter array, linear RAW
 
 
@@ -149,7 +152,8 @@ def _open_pillow(data: bytes, container: str, limits: Limits) -> Opened:
     jp2 = _read_jp2(data, image) if container == "JPEG2000" else None
     if png is not None:
         _scale_transparent_grey(image, png)
-    mode = _mode(image, data, container, 16 if png and png.bit_depth == 16 else jp2.bits if jp2 else 8)
+    is_deep = (png is not None and png.bit_depth == 16) or (jp2 is not None and is_read_by_bits(jp2))
+    mode = _mode(image, data, container, is_deep=is_deep)
     if not mode.endswith(";16") and mode not in PILLOW_MODES and mode != "P":
         raise RejectedImageError("unsupported_pixels", f"Pixels of mode {mode} are not taken; use 8 or 16 bits.")
     exif = read_exif(image, png)
@@ -209,9 +213,9 @@ def _read_png(data: bytes) -> PngHeader:
     return header
 
 
-def _mode(image: Image.Image, data: bytes, container: str, bits: int) -> str:
-    """Pillow's mode, or the channels and 16 where the file has more bits than Pillow shows."""
-    if bits > 8:
+def _mode(image: Image.Image, data: bytes, container: str, *, is_deep: bool) -> str:
+    """Pillow's mode, or the channels and 16 where the file has other bits than Pillow shows."""
+    if is_deep:
         return f"{image.mode.split(';')[0]};16".replace("I;", "L;")
     if container == "PPM" and (image.mode == "I" or is_pnm16(data)):
         return f"{'L' if image.mode == 'I' else image.mode};16"
@@ -234,11 +238,33 @@ def _read_jp2(data: bytes, image: Image.Image) -> Jp2Header:
             "damaged",
             f"Its boxes say {image.height}x{image.width} px, and its codestream {header.height}x{header.width}.",
         )
-    if header.bits > 8 and (header.bits > 16 or header.is_signed or header.is_ycc):
-        kind = "signed" if header.is_signed else "luma and chroma"
-        found = f"{header.bits} bits" + (f", {kind}" if header.is_signed or header.is_ycc else "")
-        raise RejectedImageError("unsupported_pixels", f"JPEG 2000 of {found} is not taken; use RGB of 8 to 16 bits.")
+    _require_known_jp2(header)
     return header
+
+
+def _require_known_jp2(header: Jp2Header) -> None:
+    is_cmyk = header.icc is not None and header.icc[16:20] == b"CMYK"
+    named = _OTHER_JP2_COLOURS.get(header.colour_space or 0, f"of the colour space numbered {header.colour_space}")
+    is_taken = header.colour_space in {None, *_JP2_COLOURS} or (header.colour_space == _JP2_CMYK and header.bits == 8)
+    if is_cmyk or (header.icc is None and not is_taken):
+        raise RejectedImageError(
+            "unsupported_colour",
+            f"JPEG 2000 of {header.bits} bits whose colours are {'CMYK, by a profile' if is_cmyk else named} is not "
+            "taken; convert it to sRGB.",
+        )
+    kinds = {
+        f"{header.bits} bits": header.bits > 16,
+        "signed numbers": header.is_signed,
+        "luma and chroma": header.colour_space == SYCC,
+        "channels of unlike bits or sizes": not header.is_even,
+        "a palette": header.has_palette,
+    }
+    found = [kind for kind, is_so in kinds.items() if is_so]
+    if header.bits > 8 and found:
+        raise RejectedImageError(
+            "unsupported_pixels",
+            f"JPEG 2000 of {header.bits} bits with {' and '.join(found)} is not taken; use RGB of 8 to 16 bits.",
+        )
 
 
 def _original_orientation(image: Image.Image, orientation: int) -> int:

@@ -11,10 +11,14 @@ from dataclasses import dataclass
 from typing import Final
 
 _CODESTREAM: Final = b"\xff\x4f\xff\x51"
-_SIZ: Final = struct.Struct(">4x2xHIIIIIIIIHB")  # SOC and SIZ, its length, then Rsiz to the first component's depth
+_SIZ: Final = struct.Struct(">4x2xHIIIIIIIIH")  # SOC and SIZ, its length, then Rsiz to the number of components
+_COMPONENT: Final = 3  # bytes: depth, and the sampling of columns and rows
 _SIGNED: Final = 0x80
+_ENUMERATED: Final = 1
+SYCC: Final = 18
+"""Number of the colour space of sRGB as luma and chroma."""
+
 _ICC_METHODS: Final = {2, 3}  # restricted, any
-_SYCC: Final = 18
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,9 +28,11 @@ class Jp2Header:
     Attributes:
         height: pixels of the codestream.
         width: likewise.
-        bits: a channel; of the first one, where they differ.
+        bits: a channel; the most, where they differ.
+        is_even: whether all channels have the same bits, sign and sampling.
         is_signed: whether numbers below 0 are meant.
-        is_ycc: whether the channels are luma and chroma.
+        has_palette: whether the codestream holds places in a table of colours.
+        colour_space: by number, as the first box that names one has it (table I.10 and, of JPX, M.25); or None.
         icc: embedded profile, or None.
         codestream: place of its first byte in the file.
     """
@@ -34,8 +40,10 @@ class Jp2Header:
     height: int
     width: int
     bits: int
+    is_even: bool
     is_signed: bool
-    is_ycc: bool
+    has_palette: bool
+    colour_space: int | None
     icc: bytes | None
     codestream: int
 
@@ -46,22 +54,46 @@ def read_jp2_header(data: bytes) -> Jp2Header:
     Raises:
         ValueError: it ends early, or has no codestream.
     """
-    icc, is_ycc, start = None, False, 0 if data.startswith(_CODESTREAM) else None
+    icc, space, has_palette = None, None, False
+    start = 0 if data.startswith(_CODESTREAM) else None
     for kind, begin, end in _boxes(data, 0, len(data)) if start is None else ():
         if kind == b"jp2h":
             for inner, first, last in _boxes(data, begin, end):
-                if inner == b"colr" and last - first > 3:
-                    method = data[first]
-                    if method in _ICC_METHODS and icc is None:
-                        icc = data[first + 3 : last]
-                    is_ycc |= method == 1 and data[first + 3 : first + 7] == _SYCC.to_bytes(4, "big")
+                has_palette |= inner == b"pclr"
+                if inner != b"colr" or last - first <= 3:
+                    continue
+                if data[first] in _ICC_METHODS and icc is None:
+                    icc = data[first + 3 : last]
+                elif data[first] == _ENUMERATED and space is None:
+                    space = int.from_bytes(data[first + 3 : first + 7], "big")
         elif kind == b"jp2c":
             start = begin
             break
     if start is None or data[start : start + 4] != _CODESTREAM or len(data) < start + _SIZ.size:
         raise ValueError("it has no whole header of a codestream")
-    _, right, bottom, left, top, *_, depth = _SIZ.unpack_from(data, start)
-    return Jp2Header(bottom - top, right - left, (depth & ~_SIGNED) + 1, bool(depth & _SIGNED), is_ycc, icc, start)
+    _, right, bottom, left, top, *_, channels = _SIZ.unpack_from(data, start)
+    first = start + _SIZ.size
+    components = {data[at : at + _COMPONENT] for at in range(first, first + channels * _COMPONENT, _COMPONENT)}
+    if not components or min(map(len, components)) < _COMPONENT:
+        raise ValueError("its codestream names no whole components")
+    depths = [component[0] for component in components]
+    return Jp2Header(
+        height=bottom - top,
+        width=right - left,
+        bits=max(depth & ~_SIGNED for depth in depths) + 1,
+        is_even=len(components) == 1,
+        is_signed=any(depth & _SIGNED for depth in depths),
+        has_palette=has_palette,
+        colour_space=space,
+        icc=icc,
+        codestream=start,
+    )
+
+
+def is_read_by_bits(header: Jp2Header) -> bool:
+    """Tell whether the codestream has to be read without Pillow, which shows 8 bits and shifts fewer up to them."""
+    is_plain = header.is_even and not (header.has_palette or header.is_signed or header.colour_space == SYCC)
+    return header.bits > 8 or (header.bits < 8 and is_plain)
 
 
 def _boxes(data: bytes, start: int, stop: int) -> Iterator[tuple[bytes, int, int]]:

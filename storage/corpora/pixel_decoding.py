@@ -130,7 +130,7 @@ def read_jxl(data: bytes, header: JxlHeader) -> Layout:
 
 
 def _read_jp2(data: bytes) -> Layout:
-    """Read JPEG 2000 of 9 to 16 bits, without its boxes: the decoder would apply their profile by its own lights."""
+    """Read JPEG 2000 of up to 16 bits, without its boxes: the decoder would apply their profile by its own lights."""
     header = read_jp2_header(data)
     return _split(_spanning(imagecodecs.jpeg2k_decode(data[header.codestream :]), header.bits), 16)
 

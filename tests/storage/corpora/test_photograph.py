@@ -458,25 +458,28 @@ def test_a_camera_says_adobe_rgb_by_exif_alone(kind: str, space: int, index: str
     assert np.abs(found.image.astype(int) - expected).max() <= 1
 
 
-def jp2(image: np.ndarray, *, bits: int = 16, icc: bytes | None = None, form: str = "jp2") -> bytes:
-    """Encode without loss; a profile goes into the box that names the colours."""
+def jp2(
+    image: np.ndarray, *, bits: int = 16, icc: bytes | None = None, space: int | None = None, form: str = "jp2"
+) -> bytes:
+    """Encode without loss; a profile, or the number of a colour space, goes into the box that names the colours."""
     data = bytes(imagecodecs.jpeg2k_encode(image, level=0, reversible=True, codecformat=form, bitspersample=bits))
-    if icc is None:
+    if icc is None and space is None:
         return data
+    named = bytes([2, 0, 0]) + icc if icc is not None else bytes([1, 0, 0]) + (space or 0).to_bytes(4, "big")
     start = data.index(b"colr") - 4
     length = int.from_bytes(data[start : start + 4], "big")
-    box = (11 + len(icc)).to_bytes(4, "big") + b"colr" + bytes([2, 0, 0]) + icc
+    box = (8 + len(named)).to_bytes(4, "big") + b"colr" + named
     header = data.index(b"jp2h") - 4
     whole = (int.from_bytes(data[header : header + 4], "big") + len(box) - length).to_bytes(4, "big")
     return data[:header] + whole + data[header + 4 : start] + box + data[start + length :]
 
 
 @pytest.mark.parametrize("form", ["jp2", "j2k"])
-@pytest.mark.parametrize("bits", [10, 12, 16])
-def test_jpeg_2000_of_more_than_8_bits_spans_the_range(bits: int, form: str) -> None:
-    image = picture()
+@pytest.mark.parametrize("bits", [1, 4, 7, 10, 12, 16])
+def test_jpeg_2000_of_other_than_8_bits_spans_the_range(bits: int, form: str) -> None:
     top = (1 << bits) - 1
-    deep = (image.astype(np.uint32) * top // 255).astype(np.uint16)
+    deep = (picture().astype(np.uint32) * top // 255).astype(np.uint16 if bits > 8 else np.uint8)
+    image = np.round(deep * (255 / top)).astype(np.uint8)
     found = decode(jp2(deep, bits=bits, form=form), LIMITS)
     assert found.facts.mode == "RGB;16"
     assert np.abs(found.image.astype(int) - image).max() <= 1
@@ -495,6 +498,32 @@ def test_a_profile_in_a_jpeg_2000_is_applied(depth: int) -> None:
     assert not np.array_equal(expected.image, image)
     assert np.abs(found.image.astype(int) - expected.image).max() <= 1
     assert found.facts.colours == expected.facts.colours
+
+
+@pytest.mark.parametrize("depth", [8, 16])
+@pytest.mark.parametrize(("space", "name"), [(14, "CIELab"), (21, "ROMM RGB"), (23, "numbered 23")])
+def test_a_jpeg_2000_in_other_colours_is_not_taken_for_srgb(depth: int, space: int, name: str) -> None:
+    numbers = picture() if depth == 8 else picture().astype(np.uint16) * 257
+    with pytest.raises(RejectedImageError, match=f"{name}.*convert it to sRGB") as refused:
+        decode(jp2(numbers, bits=depth, space=space), LIMITS)
+    assert refused.value.reason == "unsupported_colour"
+
+
+def test_ink_in_a_jpeg_2000_is_not_taken_for_alpha(data_dir: Path) -> None:
+    with Image.open(data_dir / "odd/cmyk_icc.jpg") as image:
+        profile = image.info["icc_profile"]
+    inks = np.dstack([picture(), picture()[..., 0]])
+    wide = inks.astype(np.uint16) * 257
+    for data in (jp2(inks, bits=8, icc=profile), jp2(wide, icc=profile), jp2(wide, space=12)):
+        assert reason(data) == "unsupported_colour"
+    assert decode(jp2(inks, bits=8, space=12), LIMITS).facts.colours == "CMYK (no profile)"
+
+
+def test_a_jpeg_2000_whose_channels_differ_in_bits_is_refused() -> None:
+    data = bytearray(jp2(picture().astype(np.uint16) * 257))
+    siz = data.index(b"\xff\x4f\xff\x51")
+    data[siz + 45] = 11  # bits less 1 of the second channel
+    assert reason(bytes(data)) == "unsupported_pixels"
 
 
 def test_a_jpeg_2000_whose_codestream_is_larger_than_its_boxes_say_is_refused_unread() -> None:
