@@ -50,6 +50,7 @@ pillow_heif.register_heif_opener(thumbnails=False)
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
 _PROFILE_SPACES: Final = {"L": "GRAY", "1": "GRAY", "LA": "GRAY", "I;16": "GRAY", "I;16B": "GRAY", "CMYK": "CMYK"}
+_SRGB_CHUNKS: Final = {"srgb", "gamma", "chromaticity"}  # as Pillow names them
 _DNG_VERSION: Final = 50706
 _NEW_SUBFILE_TYPE: Final = 254
 _PHOTOMETRIC: Final = 262
@@ -199,10 +200,16 @@ def _colours(
         return colours_from_icc(profile, "GRAY") if judged.icc is None and container == "PNG" else judged
     if image.mode == "CMYK":
         return replace(SRGB_ASSUMED, name="CMYK (no profile)", is_srgb=False)
+    return _colours_without_profile(image, container, exif)
+
+
+def _colours_without_profile(image: Image.Image, container: str, exif: Image.Exif | None) -> Colours:
+    if container == "PNG" and not _SRGB_CHUNKS.isdisjoint(image.info):  # its own word comes before a camera's
+        if "srgb" in image.info:
+            return SRGB_ASSUMED
+        return colours_from_chromaticity(image.info.get("gamma"), image.info.get("chromaticity"))
     if _PROFILE_SPACES.get(image.mode) is None and says_adobe_rgb(exif):
         return adobe_rgb("Adobe RGB (by EXIF)")
-    if container == "PNG" and "srgb" not in image.info:
-        return colours_from_chromaticity(image.info.get("gamma"), image.info.get("chromaticity"))
     return SRGB_ASSUMED
 
 

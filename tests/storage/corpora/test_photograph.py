@@ -458,6 +458,20 @@ def test_a_camera_says_adobe_rgb_by_exif_alone(kind: str, space: int, index: str
     assert np.abs(found.image.astype(int) - expected).max() <= 1
 
 
+@pytest.mark.parametrize(("chunk", "content"), [(b"sRGB", b"\0"), (b"gAMA", struct.pack(">I", 45455))])
+def test_a_png_that_says_its_colours_is_not_overruled_by_a_cameras_exif(chunk: bytes, content: bytes) -> None:
+    """As PNG's third edition orders them; a converted photograph keeps the EXIF of what it was made from."""
+    exif = Image.Exif()
+    exif[0x8769] = {0xA001: 0xFFFF, 0xA005: {1: "R03"}}
+    data = png_with(chunk, content)
+    content = exif.tobytes().removeprefix(b"Exif\0\0")
+    body = b"eXIf" + content
+    data = data[:33] + struct.pack(">I", len(content)) + body + struct.pack(">I", zlib.crc32(body)) + data[33:]
+    found = decode(data, LIMITS)
+    assert np.array_equal(found.image, picture())
+    assert found.facts.colours == "sRGB (assumed)"
+
+
 def jp2(
     image: np.ndarray, *, bits: int = 16, icc: bytes | None = None, space: int | None = None, form: str = "jp2"
 ) -> bytes:
