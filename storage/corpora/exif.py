@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from typing import Final
 
 from PIL import Image
@@ -24,6 +25,16 @@ def read_exif(image: Image.Image, png: PngHeader | None) -> Image.Exif | None:
         exif = Image.Exif()  # Pillow would decode all the pixels to look for a chunk behind them
         exif.load(png.exif or b"")
     except Exception:  # noqa: BLE001  # hostile bytes raise anything
+        return None
+    return exif
+
+
+def read_tiff_exif(data: bytes) -> Image.Exif | None:
+    """Read the EXIF of a TIFF file that Pillow does not open; None if it is damaged."""
+    exif = Image.Exif()
+    try:
+        exif.load_from_fp(io.BytesIO(data))
+    except Exception:  # noqa: BLE001  # as above
         return None
     return exif
 

@@ -23,7 +23,7 @@ from storage.corpora.colour_profile import (
     colours_from_code,
     colours_from_icc,
 )
-from storage.corpora.exif import orientation_of, read_exif, says_adobe_rgb
+from storage.corpora.exif import orientation_of, read_exif, read_tiff_exif, says_adobe_rgb
 from storage.corpora.image_headers import (
     ColourCode,
     PngHeader,
@@ -51,6 +51,7 @@ warnings.filterwarnings("ignore", module=r"PIL\.")
 
 _PROFILE_SPACES: Final = {"L": "GRAY", "1": "GRAY", "LA": "GRAY", "I;16": "GRAY", "I;16B": "GRAY", "CMYK": "CMYK"}
 _SRGB_CHUNKS: Final = {"srgb", "gamma", "chromaticity"}  # as Pillow names them
+_ADOBE_BY_EXIF: Final = "Adobe RGB (by EXIF)"
 _DNG_VERSION: Final = 50706
 _NEW_SUBFILE_TYPE: Final = 254
 _PHOTOMETRIC: Final = 262
@@ -209,7 +210,7 @@ def _colours_without_profile(image: Image.Image, container: str, exif: Image.Exi
             return SRGB_ASSUMED
         return colours_from_chromaticity(image.info.get("gamma"), image.info.get("chromaticity"))
     if _PROFILE_SPACES.get(image.mode) is None and says_adobe_rgb(exif):
-        return adobe_rgb("Adobe RGB (by EXIF)")
+        return adobe_rgb(_ADOBE_BY_EXIF)
     return SRGB_ASSUMED
 
 
@@ -304,7 +305,11 @@ def _open_tiff(data: bytes) -> Opened | None:
         orientation = orientation if isinstance(orientation, int) and 1 <= orientation <= 8 else 1
         profile = tags.valueof(_ICC_PROFILE)
         mode = "RGB" if page.photometric == _RGB else "L"
-        colours = colours_from_icc(bytes(profile), _PROFILE_SPACES.get(mode, "RGB")) if profile else SRGB_ASSUMED
+        if profile:
+            colours = colours_from_icc(bytes(profile), _PROFILE_SPACES.get(mode, "RGB"))
+        else:
+            is_adobe = mode == "RGB" and says_adobe_rgb(read_tiff_exif(data))
+            colours = adobe_rgb(_ADOBE_BY_EXIF) if is_adobe else SRGB_ASSUMED
         height, width = page.imagelength, page.imagewidth
         facts = ImageFacts(
             container="TIFF",

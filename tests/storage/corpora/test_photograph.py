@@ -2,7 +2,7 @@ import io
 import json
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import imagecodecs
@@ -357,10 +357,10 @@ def exif_of(orientation: int) -> Image.Exif:
     return exif
 
 
-def tiff(image: np.ndarray, orientation: int = 1, **options: object) -> bytes:
+def tiff(image: np.ndarray, orientation: int = 1, extra: Sequence[tuple] = (), **options: object) -> bytes:
     sink = io.BytesIO()
     options = {"photometric": "rgb"} | options
-    tifffile.imwrite(sink, image, extratags=[(0x0112, "H", 1, orientation, True)], **options)
+    tifffile.imwrite(sink, image, extratags=[(0x0112, "H", 1, orientation, True), *extra], **options)
     return sink.getvalue()
 
 
@@ -456,6 +456,28 @@ def test_a_camera_says_adobe_rgb_by_exif_alone(kind: str, space: int, index: str
     profile = {"icc_profile": bytes(imagecodecs.cms_profile("adobergb"))} if adobe else {}
     expected = decode(saved(pixels, kind, **profile, **options), LIMITS).image
     assert np.abs(found.image.astype(int) - expected).max() <= 1
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_a_tiff_says_adobe_rgb_by_exif_alone(bits: int) -> None:
+    numbers = picture() if bits == 8 else picture().astype(np.uint16) * 257
+    found = decode(tiff_with_adobe_exif(numbers), LIMITS)
+    expected = decode(tiff(numbers, iccprofile=bytes(imagecodecs.cms_profile("adobergb"))), LIMITS).image
+    assert found.facts.colours == "Adobe RGB (by EXIF)"
+    assert np.abs(found.image.astype(int) - expected).max() <= 1
+
+
+def tiff_with_adobe_exif(image: np.ndarray) -> bytes:
+    """A TIFF file whose Exif directory, behind the pixels, says what a camera says."""
+    data = tiff(image, extra=[(65000, "I", 1, 0, True)])  # a place that is renamed, since the writer has no such tag
+    data += b"\0" * (len(data) % 2)
+    place = data.index(struct.pack("<HHI", 65000, 4, 1))
+    start = len(data)
+    inner = start + 2 + 2 * 12 + 4
+    exif = struct.pack("<HHHII", 2, 0xA001, 3, 1, 0xFFFF) + struct.pack("<HHIII", 0xA005, 4, 1, inner, 0)
+    interoperability = struct.pack("<HHHI4sI", 1, 1, 2, 4, b"R03\0", 0)
+    pointer = struct.pack("<HHII", 34665, 4, 1, start)
+    return data[:place] + pointer + data[place + 12 :] + exif + interoperability
 
 
 @pytest.mark.parametrize(("chunk", "content"), [(b"sRGB", b"\0"), (b"gAMA", struct.pack(">I", 45455))])
