@@ -46,7 +46,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
             yield running
 
 
-def ask(server: Server, method: str, what: str, body: dict[str, Any] | None = None) -> httpx.Response:
+def ask(server: Server, method: str, what: str, body: Any = None) -> httpx.Response:
     """Ask Prefect's API as its own client does: a server whose SQLite is busy says 503, and is asked again."""
     answers: list[httpx.Response] = []
 

@@ -5,16 +5,16 @@ import os
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 from zoneinfo import ZoneInfo
 
 import psutil
 import pytest
 from prefect.client.orchestration import get_client
-from prefect.events import emit_event
 from prefect.settings import PREFECT_API_URL, get_current_settings, temporary_settings
 from prefect.states import Running
 
@@ -205,11 +205,15 @@ def test_a_run_whose_heart_stops_is_marked_and_people_are_told(served: Server, w
     with get_client(sync_client=True) as client:
         run = str(client.create_flow_run(mark_lost, state=Running(), tags=["aura"], name="lost at night").id)
     webhook.told.clear()
-    emit_event(
-        "prefect.flow-run.heartbeat",
-        {"prefect.resource.id": f"prefect.flow-run.{run}"},
-        related=[{"prefect.resource.id": "prefect.tag.aura", "prefect.resource.role": "tag"}],
-    )
+    # not by emit_event, whose thread sends to the server that it met first
+    heartbeat = {
+        "id": str(uuid4()),
+        "occurred": datetime.now(UTC).isoformat(),
+        "event": "prefect.flow-run.heartbeat",
+        "resource": {"prefect.resource.id": f"prefect.flow-run.{run}"},
+        "related": [{"prefect.resource.id": "prefect.tag.aura", "prefect.resource.role": "tag"}],
+    }
+    ask(served, "POST", "events", [heartbeat])
     wait_until(lambda: _state(served, run)["type"] == "CRASHED", "the lost run to be marked", 180)
     wait_until(lambda: bool(webhook.told), "people to be told", 180)
     assert webhook.told[0]["subject"] == "lost at night"
