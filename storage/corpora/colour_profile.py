@@ -14,7 +14,7 @@ import numpy.typing as npt
 from PIL import ImageCms
 
 from aura.errors import RejectedImageError
-from storage.corpora.image_headers import ColourCode
+from storage.corpora.image_headers import HIGH_DYNAMIC_RANGE, ColourCode
 from storage.corpora.matrix_profile import as_matrix_profile, matrix_to_srgb
 
 Pixels = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
@@ -34,7 +34,6 @@ _ADOBE_RGB_PRIMARIES: Final = (0.64, 0.33, 0.21, 0.71, 0.15, 0.06)
 _ADOBE_RGB_GAMMA: Final = 563 / 256
 _SRGB_PRIMARIES: Final = (0.64, 0.33, 0.30, 0.60, 0.15, 0.06)
 _NEAR_SRGB: Final = {1, 2, 5, 6, 7}  # BT.601's primaries differ less than cameras do
-_HIGH_DYNAMIC_RANGE: Final = {16: "PQ", 18: "HLG"}
 _LOGARITHMIC: Final = {9: "100:1", 10: "316:1"}
 _TRANSFER_GAMMA: Final = {4: 2.2, 5: 2.8, 8: 1.0, 17: 2.6}
 _REFERENCE_WHITE: Final = {17: 48 / 52.37}  # SMPTE ST 428-1: the light of white, 1 being that of the highest code
@@ -42,6 +41,7 @@ _NEAR_SRGB_TRANSFER: Final = {1, 2, 6, 7, 11, 12, 13, 14, 15}  # display curves 
 _RELATIVE_COLORIMETRIC: Final = 1
 _BLACK_POINT: Final = 0x2000
 _EXACT: Final = 0x0100  # no optimisation
+_ICC_HEADER: Final = 128  # bytes
 _ICC_SPACE: Final = slice(16, 20)  # of the header: the colour space of the pixels (ICC.1:2022, 7.2.6)
 
 
@@ -73,6 +73,9 @@ def colours_from_icc(profile: bytes, mode: str) -> Colours:
     Returns:
         The profile, or sRGB assumed (with the cause in the name) if it is unreadable or of another kind than the
         pixels.
+
+    Raises:
+        RejectedImageError: the profile names a high dynamic range transfer (``unsupported_colour``).
     """
     try:
         described = ImageCms.ImageCmsProfile(io.BytesIO(profile)).profile
@@ -82,7 +85,21 @@ def colours_from_icc(profile: bytes, mode: str) -> Colours:
         return Colours(None, "sRGB (assumed: unreadable ICC profile)", is_srgb=True)
     if space != mode:
         return Colours(None, f"sRGB (assumed: {space} profile on {mode} pixels)", is_srgb=True)
+    code = _code_of_icc(profile)
+    if code is not None and code.is_hdr:
+        _require_display_code(code)
     return Colours(profile, name, is_srgb=False)
+
+
+def _code_of_icc(profile: bytes) -> ColourCode | None:
+    """The code points that a profile may name beside its tables (ICC.1:2022, 9.2.17)."""
+    count = int.from_bytes(profile[_ICC_HEADER : _ICC_HEADER + 4], "big")
+    for place in range(_ICC_HEADER + 4, min(_ICC_HEADER + 4 + 12 * count, len(profile) - 11), 12):
+        if profile[place : place + 4] == b"cicp":
+            start = int.from_bytes(profile[place + 4 : place + 8], "big")
+            told = profile[start : start + 12]
+            return ColourCode(told[8], told[9]) if len(told) == 12 else None
+    return None
 
 
 def colours_from_code(
@@ -115,8 +132,8 @@ def _require_display_code(code: ColourCode) -> None:
     def refuse(found: str) -> NoReturn:
         raise RejectedImageError("unsupported_colour", f"{found}; convert the image to sRGB first.")
 
-    if code.transfer in _HIGH_DYNAMIC_RANGE:
-        refuse(f"The colours are HDR ({_HIGH_DYNAMIC_RANGE[code.transfer]})")
+    if code.is_hdr:
+        refuse(f"The colours are HDR ({HIGH_DYNAMIC_RANGE[code.transfer]})")
     if code.transfer in _LOGARITHMIC:  # shadows under the range are not in the file
         refuse(f"The transfer is logarithmic ({_LOGARITHMIC[code.transfer]}, H.273 code {code.transfer})")
     if code.transfer not in _NEAR_SRGB_TRANSFER and code.transfer not in _TRANSFER_GAMMA:

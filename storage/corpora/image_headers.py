@@ -1,7 +1,8 @@
 """What the first bytes of an image file say, read without decoding a pixel and without trusting the file's name.
 
 Pillow reads most headers. Here is what it does not tell: the container itself, and the colour code points
-(ITU-T H.273) of PNG, AVIF and HEIF. JPEG XL, which Pillow cannot open, is read in :mod:`storage.corpora.jxl_header`.
+(ITU-T H.273) of PNG. Those of AVIF and HEIF are read in :mod:`storage.corpora.heif_header`, and JPEG XL, which Pillow
+cannot open, in :mod:`storage.corpora.jxl_header`.
 """
 
 from __future__ import annotations
@@ -73,6 +74,10 @@ def name_unsupported(data: bytes) -> str | None:
     return None
 
 
+HIGH_DYNAMIC_RANGE: Final = {16: "PQ", 18: "HLG"}
+"""Names of the transfers of BT.2100, by their code points."""
+
+
 @dataclass(frozen=True, slots=True)
 class ColourCode:
     """Colour code points of ITU-T H.273.
@@ -86,6 +91,11 @@ class ColourCode:
     primaries: int
     transfer: int
     is_full_range: bool = True
+
+    @property
+    def is_hdr(self) -> bool:
+        """Whether the codes are for displays brighter than white."""
+        return self.transfer in HIGH_DYNAMIC_RANGE
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,11 +133,3 @@ def read_png_header(data: bytes) -> PngHeader | None:
             exif = data[position + 8 : position + 8 + length]
         position += 12 + length
     return PngHeader(width, height, bit_depth, colour, exif)
-
-
-def read_nclx(data: bytes) -> ColourCode | None:
-    """Read the colour code points of an AVIF or HEIF file from its first ``colr`` box of kind ``nclx``."""
-    start = data.find(b"colrnclx")
-    if start < 0 or len(data) < start + 12:
-        return None
-    return ColourCode(*struct.unpack(">HH", data[start + 8 : start + 12]))

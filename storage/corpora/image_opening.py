@@ -24,10 +24,10 @@ from storage.corpora.colour_profile import (
     colours_from_icc,
 )
 from storage.corpora.exif import orientation_of, read_exif, read_tiff_exif, says_adobe_rgb
+from storage.corpora.heif_header import read_nclx
 from storage.corpora.image_headers import (
     ColourCode,
     PngHeader,
-    read_nclx,
     read_png_header,
 )
 from storage.corpora.jp2_header import SYCC, Jp2Header, is_read_by_bits, read_jp2_header
@@ -192,7 +192,7 @@ def _colours(
 ) -> Colours:
     profile = jp2.icc if jp2 else image.info.get("icc_profile")
     code = cicp or (read_nclx(data) if container in {"AVIF", "HEIF"} else None)
-    if container in {"PNG", "AVIF", "HEIF"} and code is not None and (cicp or not profile):
+    if code is not None and (cicp or not profile or code.is_hdr):  # a profile maps the light of a lamp to some paper
         return colours_from_code(code)
     if profile:
         kind = _PROFILE_SPACES.get(image.mode, "RGB")

@@ -6,9 +6,10 @@ Pillow shows eight bits of it, and no profile.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
+
+from storage.corpora.boxes import boxes
 
 _CODESTREAM: Final = b"\xff\x4f\xff\x51"
 _SIZ: Final = struct.Struct(">4x2xHIIIIIIIIH")  # SOC and SIZ, its length, then Rsiz to the number of components
@@ -56,9 +57,9 @@ def read_jp2_header(data: bytes) -> Jp2Header:
     """
     icc, space, has_palette = None, None, False
     start = 0 if data.startswith(_CODESTREAM) else None
-    for kind, begin, end in _boxes(data, 0, len(data)) if start is None else ():
+    for kind, begin, end in boxes(data, 0, len(data)) if start is None else ():
         if kind == b"jp2h":
-            for inner, first, last in _boxes(data, begin, end):
+            for inner, first, last in boxes(data, begin, end):
                 has_palette |= inner == b"pclr"
                 if inner != b"colr" or last - first <= 3:
                     continue
@@ -94,18 +95,3 @@ def is_read_by_bits(header: Jp2Header) -> bool:
     """Tell whether the codestream has to be read without Pillow, which shows 8 bits and shifts fewer up to them."""
     is_plain = header.is_even and not (header.has_palette or header.is_signed or header.colour_space == SYCC)
     return header.bits > 8 or (header.bits < 8 and is_plain)
-
-
-def _boxes(data: bytes, start: int, stop: int) -> Iterator[tuple[bytes, int, int]]:
-    """Kind, first byte and end of the content of each box; a box of a senseless length ends the search."""
-    while start + 8 <= stop:
-        length, kind = struct.unpack_from(">I4s", data, start)
-        head = 8
-        if length == 1 and start + 16 <= stop:
-            (length,) = struct.unpack_from(">Q", data, start + 8)
-            head = 16
-        end = stop if length == 0 else start + length
-        if length and length < head:
-            return
-        yield kind, start + head, min(end, stop)
-        start = end

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import struct
 from dataclasses import dataclass
 from typing import Final
 
 from aura.errors import RejectedImageError
+from storage.corpora.boxes import boxes
 from storage.corpora.image_headers import ColourCode
 
 JXL_ICC: Final = -1
@@ -18,6 +18,7 @@ _PRIMARIES: Final = {
     9: (0.708, 0.292, 0.170, 0.797, 0.131, 0.046),  # BT.2100
     11: (0.680, 0.320, 0.265, 0.690, 0.150, 0.060),  # P3
 }
+_PART_NUMBER: Final = 4  # bytes before each part of a codestream that lies in several boxes
 _CUSTOM: Final = 2
 _CODE_POINTS: Final = {(1, 1): 1, (9, 1): 9, (11, 11): 11, (11, 1): 12}  # JPEG XL's primaries and white -> H.273
 _ALPHA, _SPOT_COLOUR, _COLOUR_FILTER_ARRAY = 0, 2, 5  # kinds of extra channels
@@ -148,19 +149,9 @@ class _Bits:
 def _jxl_codestream(data: bytes) -> bytes:
     if data.startswith(b"\xff\x0a"):
         return data
-    position = 0
-    while position + 8 <= len(data):
-        length, kind = struct.unpack(">I4s", data[position : position + 8])
-        header = 8
-        if length == 1:
-            length, header = struct.unpack(">Q", data[position + 8 : position + 16].ljust(8, b"\0"))[0], 16
-        stop = position + length if length else len(data)
+    for kind, start, stop in boxes(data, 0, len(data)):
         if kind in {b"jxlc", b"jxlp"}:
-            start = position + header + (4 if kind == b"jxlp" else 0)
-            return data[start:stop]
-        if length and length < header:
-            break
-        position = stop
+            return data[start + (_PART_NUMBER if kind == b"jxlp" else 0) : stop]
     raise ValueError("the container holds no codestream")
 
 

@@ -351,6 +351,54 @@ def test_hdr_is_refused(transfer: int) -> None:
     assert reason(png_with(b"cICP", bytes([9, transfer, 0, 1]))) == "unsupported_colour"
 
 
+def avif_with_rendition(own: int, other: int) -> bytes:
+    """An AVIF file whose second colour property, as of a gain map's HDR rendition, lies before the photograph's own."""
+    data = saved(picture(), "AVIF", quality=90)
+
+    def grown(data: bytes, kind: bytes) -> bytes:
+        start = data.index(kind) - 4
+        return data[:start] + struct.pack(">I", struct.unpack_from(">I", data, start)[0] + 19) + data[start + 4 :]
+
+    place = data.index(b"ipco") + 4
+    for kind in (b"meta", b"iprp", b"ipco"):
+        data = grown(data, kind)
+    colour = struct.pack(">I4s4sHHHB", 19, b"colr", b"nclx", 9, other, 9, 0x80)
+    data = data[:place] + colour + data[place:]
+    offset = data.index(b"iloc") + 18
+    data = data[:offset] + struct.pack(">I", struct.unpack_from(">I", data, offset)[0] + 19) + data[offset + 4 :]
+    mine = data.index(b"nclx", place + 19)
+    data = data[: mine + 6] + struct.pack(">H", own) + data[mine + 8 :]
+    chosen = data.index(b"ipma") + 15
+    return data[:chosen] + bytes(index + 1 for index in data[chosen : chosen + 4]) + data[chosen + 4 :]
+
+
+@pytest.mark.parametrize(("own", "other", "is_taken"), [(13, 16, True), (13, 18, True), (16, 13, False)])
+def test_an_avif_is_judged_by_the_colours_of_its_photograph(own: int, other: int, is_taken: bool) -> None:
+    data = avif_with_rendition(own, other)
+    if not is_taken:
+        assert reason(data) == "unsupported_colour"
+        return
+    expected = decode(saved(picture(), "AVIF", quality=90), LIMITS)
+    assert np.array_equal(decode(data, LIMITS).image, expected.image)
+    assert decode(data, LIMITS).facts.colours == "sRGB"
+
+
+@pytest.mark.parametrize("transfer", [16, 18])
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def test_hdr_is_refused_where_a_profile_alone_says_so(kind: str, transfer: int) -> None:
+    profile = bytes(imagecodecs.cms_profile("adobergb"))
+    count = struct.unpack_from(">I", profile, 128)[0]
+    told = b"cicp" + bytes([0, 0, 0, 0, 9, transfer, 0, 1])
+    moved = bytearray(profile[132 : 132 + 12 * count])
+    for place in range(4, len(moved), 12):
+        moved[place : place + 4] = struct.pack(">I", struct.unpack_from(">I", moved, place)[0] + 12)
+    length = len(profile) + 12 + len(told)
+    entry = struct.pack(">4sII", b"cicp", length - len(told), len(told))
+    head = struct.pack(">I", length) + profile[4:128] + struct.pack(">I", count + 1)
+    hdr = head + bytes(moved) + entry + profile[132 + 12 * count :] + told
+    assert reason(saved(picture(), kind, icc_profile=hdr)) == "unsupported_colour"
+
+
 def exif_of(orientation: int) -> Image.Exif:
     exif = Image.Exif()
     exif[0x0112] = orientation
