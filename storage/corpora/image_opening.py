@@ -150,6 +150,10 @@ def _open_pillow(data: bytes, container: str, limits: Limits) -> Opened:
             "too_many_pixels", f"Its header declares more pixels than limits.max_pixels, {limits.max_pixels}."
         ) from error
     except UnidentifiedImageError as error:
+        if container == "TIFF":
+            raise RejectedImageError(
+                "unsupported_pixels", f"It is TIFF {_described(data)}; grey and RGB of 8 and 16 bits are taken."
+            ) from error
         raise RejectedImageError("damaged", f"It begins like {container}, but its header cannot be read.") from error
     jp2 = _read_jp2(data, image) if container == "JPEG2000" else None
     if png is not None:
@@ -175,6 +179,14 @@ def _open_pillow(data: bytes, container: str, limits: Limits) -> Opened:
         colours=colours.name,
     )
     return Opened(data, facts, colours, to_apply, image)
+
+
+def _described(data: bytes) -> str:
+    """Pixels of a TIFF file, in words."""
+    with tifffile.TiffFile(io.BytesIO(data)) as file:
+        page: Any = file.pages.first
+        photometric = getattr(page.photometric, "name", str(page.photometric)).lower()
+        return f"of {page.samplesperpixel} {page.dtype or 'odd'} samples of {page.bitspersample} bits ({photometric})"
 
 
 def _formats(container: str) -> tuple[str, ...]:

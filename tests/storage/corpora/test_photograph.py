@@ -467,6 +467,21 @@ def test_float_pixels_and_camera_raw_files_are_refused(data_dir: Path) -> None:
     assert {reason(path.read_bytes()) for path in raws} == {"unsupported_format"}
 
 
+@pytest.mark.parametrize(
+    ("image", "options", "said"),
+    [
+        (np.zeros((64, 64, 3), np.uint16), {"bitspersample": 12}, r"12 bits \(rgb\)"),
+        (np.zeros((64, 64, 3), np.uint32), {}, "uint32"),
+        (np.zeros((64, 64, 3), np.float16), {}, "float16"),
+        (np.zeros((64, 64, 3), np.uint16), {"photometric": "cielab"}, "cielab"),
+    ],
+)
+def test_a_whole_tiff_of_other_pixels_is_told_from_a_damaged_one(image: np.ndarray, options: dict, said: str) -> None:
+    with pytest.raises(RejectedImageError, match=said) as refused:
+        decode(tiff(image, **options), LIMITS)
+    assert refused.value.reason == "unsupported_pixels"
+
+
 @settings(max_examples=150)
 @given(
     kind=st.sampled_from(sorted(LOSSLESS)),
