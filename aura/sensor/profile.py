@@ -6,6 +6,7 @@ order R, Gr, Gb, B.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Annotated, Final, Literal, Self
 
 import numpy as np
@@ -18,8 +19,12 @@ from aura.errors import InvalidInputError
 FourLevels = tuple[float, float, float, float]
 Row3 = tuple[float, float, float]
 Matrix3 = tuple[Row3, Row3, Row3]
+TukeyShape = Annotated[float, Field(gt=-0.5)]
+"""Shape of a Tukey-lambda distribution of finite variance."""
 
+_FIELDS: Final = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 _CHECKED_ISOS: Final = 200
+_FALL_OF_GAIN: Final = 0.9  # measurements scatter where two ISOs share an analogue gain
 D65_XYZ: Final = SRGB_TO_XYZ.sum(axis=1)
 """CIE XYZ of the canonical white, luminance 1."""
 
@@ -34,7 +39,7 @@ class SensorLevels(BaseModel):
         white_level: DN at saturation, R, Gr, Gb, B, whole since they are stored; seldom 2^bits - 1.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = _FIELDS
 
     iso_min: PositiveInt | None = None
     iso_max: PositiveInt | None = None
@@ -73,11 +78,16 @@ class LogLinearScale(BaseModel):
         sigma: standard deviation of ln(scale) around the line, from setting to setting.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = _FIELDS
 
     slope: float
     bias: float
     sigma: float = Field(ge=0)
+
+
+def _require_ascending(iso_min: int, iso_max: int) -> None:
+    if iso_min > iso_max:
+        raise ValueError(f"iso_min {iso_min} is above iso_max {iso_max}")
 
 
 class LogLinearNoise(BaseModel):
@@ -101,7 +111,7 @@ class LogLinearNoise(BaseModel):
         source: where the numbers come from, and how they were read.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = _FIELDS
 
     kind: Literal["log_linear"] = "log_linear"
     iso_min: PositiveInt
@@ -111,9 +121,14 @@ class LogLinearNoise(BaseModel):
     row_sigma_dn: LogLinearScale
     read_sigma_dn: LogLinearScale
     read_tukey_scale_dn: LogLinearScale
-    read_tukey_lambda: tuple[float, ...]
-    black_offset_dn: tuple[FourLevels, ...]
+    read_tukey_lambda: tuple[TukeyShape, ...] = Field(min_length=1)
+    black_offset_dn: tuple[FourLevels, ...] = Field(min_length=1)
     source: str
+
+    @model_validator(mode="after")
+    def _check_isos(self) -> Self:
+        _require_ascending(self.iso_min, self.iso_max)
+        return self
 
 
 class PolynomialNoise(BaseModel):
@@ -130,7 +145,7 @@ class PolynomialNoise(BaseModel):
         source: where the numbers come from, and how they were read.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = _FIELDS
 
     kind: Literal["polynomial"] = "polynomial"
     iso_min: PositiveInt
@@ -142,6 +157,7 @@ class PolynomialNoise(BaseModel):
 
     @model_validator(mode="after")
     def _check_signs(self) -> Self:
+        _require_ascending(self.iso_min, self.iso_max)
         isos = np.geomspace(self.iso_min, self.iso_max, _CHECKED_ISOS)
         polynomial = np.polynomial.polynomial.polyval
         gain, variance = polynomial(isos, self.gain_dn_per_electron), polynomial(isos, self.read_variance_dn2)
@@ -166,12 +182,12 @@ class NoisePoint(BaseModel):
         black_offset_dn: what the true black differs from the stated one, R, Gr, Gb, B.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = _FIELDS
 
     iso: PositiveInt
     gain_dn_per_electron: PositiveFloat
     read_sigma_dn: float = Field(ge=0)
-    read_tukey_lambda: float | None = Field(default=None, gt=-0.5)
+    read_tukey_lambda: TukeyShape | None = None
     row_sigma_dn: float = Field(default=0.0, ge=0)
     black_offset_dn: FourLevels = (0.0, 0.0, 0.0, 0.0)
 
@@ -186,7 +202,7 @@ class TabulatedNoise(BaseModel):
         source: where the numbers come from, and how they were measured.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = _FIELDS
 
     kind: Literal["tabulated"] = "tabulated"
     reference_range_dn: None = None
@@ -198,6 +214,12 @@ class TabulatedNoise(BaseModel):
         isos = [point.iso for point in self.points]
         if isos != sorted(set(isos)):
             raise ValueError(f"points have the ISOs {isos}; they must ascend, each once")
+        for low, high in pairwise(self.points):
+            if high.gain_dn_per_electron < _FALL_OF_GAIN * low.gain_dn_per_electron:
+                raise ValueError(
+                    f"gain_dn_per_electron falls from {low.gain_dn_per_electron:g} at ISO {low.iso} to "
+                    f"{high.gain_dn_per_electron:g} at ISO {high.iso}; it must grow with the ISO"
+                )
         return self
 
     @property
@@ -230,7 +252,7 @@ class SensorProfile(BaseModel):
         source: where the numbers come from.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = _FIELDS
 
     name: str = Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")
     make: str

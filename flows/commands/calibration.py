@@ -8,6 +8,7 @@ from typing import Final
 
 import numpy as np
 import torch
+from pydantic import ValidationError
 
 from aura.bayer import pack
 from aura.errors import InvalidInputError, MissingFileError
@@ -113,7 +114,7 @@ def merge_noise(profile: SensorProfile, found: Calibration, iso: int, described:
     """Put a calibration at one ISO into a profile: beside those measured at other ISOs, in place of any other model.
 
     Raises:
-        InvalidInputError: the calibration has no gain, or the profile no such ISO.
+        InvalidInputError: the calibration has no gain, the profile no such ISO, or its noise at others does not fit.
     """
     if found.gain is None:
         raise InvalidInputError("The calibration has no gain; add flat frames.")
@@ -131,10 +132,17 @@ def merge_noise(profile: SensorProfile, found: Calibration, iso: int, described:
     before = profile.noise.points if measured and isinstance(profile.noise, TabulatedNoise) else ()
     points = sorted([*(each for each in before if each.iso != iso), point], key=lambda each: each.iso)
     sources = [profile.noise.source] if before and profile.noise is not None else []
-    noise = TabulatedNoise(points=tuple(points), source="; ".join([*sources, described]))
     low, high = profile.iso_range
-    changes = {"noise": noise, "iso_range": (min(low, iso), max(high, iso))}
-    return SensorProfile.model_validate(dict(profile) | changes)
+    try:
+        noise = TabulatedNoise(points=tuple(points), source="; ".join([*sources, described]))
+        changes = {"noise": noise, "iso_range": (min(low, iso), max(high, iso))}
+        return SensorProfile.model_validate(dict(profile) | changes)
+    except ValidationError as error:
+        faults = "; ".join(fault["msg"].removeprefix("Value error, ") for fault in error.errors())
+        raise InvalidInputError(
+            f"The calibration at ISO {iso} does not fit into {profile.name}: {faults}. Do the frames belong to this "
+            "camera, and to this ISO?"
+        ) from error
 
 
 def _read_sigma_of_profile(dark: DarkCalibration) -> float:

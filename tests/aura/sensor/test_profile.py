@@ -1,5 +1,7 @@
 """Sensor profiles: what they refuse, and what they answer."""
 
+from math import inf, nan
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -12,6 +14,18 @@ from aura.sensor.profile import D65_XYZ, SensorLevels, SensorProfile
 
 GENERIC = load_profile("generic")
 FOUR_BLACK, FOUR_WHITE = (256.0,) * 4, (4095.0,) * 4
+
+
+LOG_LINEAR = load_profile("canon-eos-5d-mark-iv").noise.model_dump()
+
+
+def _table(*points: tuple[int, float | None]) -> dict[str, object]:
+    named = [{"iso": iso, "gain_dn_per_electron": gain, "read_sigma_dn": 1.0} for iso, gain in points]
+    return {"kind": "tabulated", "points": named, "source": "measured"}
+
+
+def test_gains_that_scatter_where_isos_share_an_analogue_gain_are_taken():
+    assert _changed(noise=_table((50, 1.01), (100, 1.0), (200, 2.0))).noise.points[1].gain_dn_per_electron == 1.0
 
 
 def _changed(**fields: object) -> SensorProfile:
@@ -34,6 +48,19 @@ def _changed(**fields: object) -> SensorProfile:
         ({"levels": ({"iso_min": 2, "iso_max": 1, "black_level": FOUR_BLACK, "white_level": FOUR_WHITE},)}, "above"),
         ({"noise": GENERIC.noise.model_dump() | {"read_variance_dn2": (-9.0, 0.01)}}, "at ISO 100 the gain"),
         ({"noise": GENERIC.noise.model_dump() | {"gain_dn_per_electron": (1.0, -0.001)}}, "at ISO 10.. the gain"),
+        ({"levels": ({"black_level": (nan, 1, 1, 1), "white_level": FOUR_WHITE},)}, r"black_level\.0\s.*finite"),
+        ({"noise": GENERIC.noise.model_dump() | {"gain_dn_per_electron": (nan, 1.0)}}, "gain_dn_per_electron"),
+        ({"noise": GENERIC.noise.model_dump() | {"iso_min": 6400, "iso_max": 100}}, "iso_min 6400 is above"),
+        ({"noise": LOG_LINEAR | {"iso_min": 6400, "iso_max": 100}}, "iso_min 6400 is above"),
+        ({"noise": LOG_LINEAR | {"gain_dn_per_electron_at_iso_min": inf}}, "gain_dn_per_electron_at_iso_min"),
+        ({"noise": LOG_LINEAR | {"row_sigma_dn": {"slope": nan, "bias": 0, "sigma": 0}}}, r"row_sigma_dn\.slope"),
+        ({"noise": LOG_LINEAR | {"read_tukey_lambda": ()}}, "read_tukey_lambda"),
+        ({"noise": LOG_LINEAR | {"read_tukey_lambda": (0.1, -0.5)}}, r"read_tukey_lambda\.1"),
+        ({"noise": LOG_LINEAR | {"black_offset_dn": ()}}, "black_offset_dn"),
+        ({"noise": _table((100, 1.0), (200, None))}, r"points\.1\.gain_dn_per_electron"),
+        ({"noise": _table((100, 1.0), (200, inf))}, r"points\.1\.gain_dn_per_electron"),
+        ({"noise": _table((200, 1.0), (100, 2.0))}, "must ascend"),
+        ({"noise": _table((100, 2.0), (200, 1.0))}, "falls from 2 at ISO 100 to 1 at ISO 200"),
         ({"levels": ({"iso_max": 200, "black_level": FOUR_BLACK, "white_level": FOUR_WHITE},)}, "no levels for ISO"),
         (
             {
