@@ -233,7 +233,9 @@ def choose_device(device: str) -> torch.device:
     except RuntimeError as error:
         raise InvalidInputError(f"Device is {device!r}; expected auto, cpu, cuda or cuda:N.") from error
     if chosen.type == "cuda" and not torch.cuda.is_available():
-        raise InvalidInputError("Device is 'cuda', but this PyTorch finds no GPU. Use --device cpu or auto.")
+        raise InvalidInputError(f"Device is {device!r}, but this PyTorch finds no GPU. Use --device cpu or auto.")
+    if chosen.type == "cuda" and (chosen.index or 0) >= (count := torch.cuda.device_count()):
+        raise InvalidInputError(f"Device is {device!r}, but there are {count} GPUs; the last is cuda:{count - 1}.")
     return chosen
 
 

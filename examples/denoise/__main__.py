@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Annotated, Final
 
 import numpy as np
+import torch
 import typer
 
 from aura.errors import AuraError, InvalidInputError
+from aura.reconstruct import choose_device
 from examples.denoise.evaluation import evaluate
 from examples.denoise.real_raw import write_real_raw
 from examples.denoise.training import Schedule, load_denoiser, train
@@ -47,11 +49,13 @@ def main(
     canvas: Annotated[int, typer.Option(help="Side of the tiles that RAW files are cut into.")] = 512,
     seed: Annotated[int, typer.Option(min=0, help="Order, crops, noise and first weights follow from it.")] = 0,
     workers: Annotated[int, typer.Option(min=0, help="Processes that read.")] = 2,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1; auto takes a GPU if there is one.")] = "auto",
 ) -> None:
     """Train a denoiser; run the same command again and it goes on exactly where it was stopped.
 
     Example: python -m examples.denoise s3://raw/street --real ~/my-raw-files --real-share 0.5
     """
+    chosen = choose_device(device)
     sources = [Source(dataset)]
     if real is not None:
         sources = [Source(dataset, 1 - real_share), Source(_as_dataset(real, out / "real", canvas), real_share)]
@@ -70,12 +74,13 @@ def main(
             losses.append(loss)
             report("Training", done, steps)
 
-        weights = train(RawLoader(stream, num_workers=workers), out, schedule, tell)
+        loader = RawLoader(stream, num_workers=workers, pin_memory=chosen.type == "cuda")
+        weights = train(loader, out, schedule, tell, device=chosen)
     if losses:
         say(f"Error over the last {len(losses[-_RECENT:])} steps: {np.mean(losses[-_RECENT:]):.3f} of the noise.")
     say(f"Weights: {weights}")
     if judged is not None:
-        _judge(weights, judged, iso)
+        _judge(weights, judged, iso, chosen)
     else:
         say("Next: give --validation with real RAW files that were not trained on, to see what it gains.")
 
@@ -108,8 +113,8 @@ def _require_apart(trained: list[str], judged: str) -> None:
         )
 
 
-def _judge(weights: Path, url: str, trained_iso: tuple[int, int]) -> None:
-    network = load_denoiser(weights)
+def _judge(weights: Path, url: str, trained_iso: tuple[int, int], device: torch.device) -> None:
+    network = load_denoiser(weights).to(device)
     rows = []
     low, high = trained_iso
     for iso in (low, round((low * high) ** 0.5), high):

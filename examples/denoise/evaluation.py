@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, Subset
 
 from aura.errors import InvalidInputError
 from examples.denoise.network import Denoiser, noise_sigma
+from examples.denoise.training import onto
 from storage.reading import Cutting, RawDataset
 from storage.reading.sample_columns import VersionName
 
@@ -48,7 +49,7 @@ def evaluate(
     """Denoise a crop of each sample; the same arguments give the same crops with the same noise to every network.
 
     Args:
-        network: what to judge.
+        network: what to judge, on any device.
         url: a dataset without noise in it.
         iso: of the noise.
         exposure_ev: stops by which the light is weakened (negative) before the noise is added; errors are measured
@@ -67,7 +68,9 @@ def evaluate(
     if not chosen:
         raise InvalidInputError(f"{url} holds no samples to judge by.")
     scores = []
-    for batch in DataLoader(Subset(dataset, chosen), batch_size=_BATCH):
+    device = next(network.parameters()).device
+    for on_host in DataLoader(Subset(dataset, chosen), batch_size=_BATCH):
+        batch = onto(on_host, device)
         noisy, clean = batch["raw"], batch["clean"]
         with torch.inference_mode():
             denoised = network(noisy, noise_sigma(noisy, batch))

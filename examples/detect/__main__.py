@@ -16,9 +16,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from aura.errors import AuraError
+from aura.reconstruct import choose_device
 from examples.detect.detector import Detector
 from examples.detect.scoring import LIGHTS, Scores, held_out, score_network
-from examples.detect.training import Settings, train
+from examples.detect.training import HERE, Reading, Settings, train
 from flows.commands.console import refuse
 from flows.commands.stopping import resumable
 from storage.reading import RawDataset
@@ -41,15 +42,18 @@ def main(
         float, typer.Option("--held-out", min=0.01, max=0.99, help="Share of the photographs that are held out.")
     ] = DEFAULTS.held_out,
     seed: Seed = DEFAULTS.seed,
+    workers: Annotated[int, typer.Option(min=0, help="Processes that read; 0: the one that trains.")] = 0,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1; auto takes a GPU if there is one.")] = "auto",
 ) -> None:
     """Train, score, and say where the weights are."""
+    reading = Reading(str(choose_device(device)), workers)
     settings = Settings(dataset, steps=steps, held_out=held_out_share, seed=seed)
     checkpoint = out / "detector.safetensors"
     tests = [(light, held_out(settings, light)) for light in LIGHTS]  # first, so that nothing is trained in vain
     names = categories(settings.dataset)
     labels = {number: label for label, number in enumerate(names)}
     with resumable():
-        model = train_watched("training", settings, labels, checkpoint)
+        model = train_watched("training", settings, labels, checkpoint, reading)
     table = Table("held-out photographs in", "AP", "AP50", "best categories, AP50", "loss")
     for light, photographs in tests:
         scores = score_network(model, photographs, labels)
@@ -62,7 +66,9 @@ def main(
     )
 
 
-def train_watched(title: str, settings: Settings, labels: dict[int, int], checkpoint: Path) -> Detector:
+def train_watched(
+    title: str, settings: Settings, labels: dict[int, int], checkpoint: Path, reading: Reading = HERE
+) -> Detector:
     """Train behind a progress bar, or lines where nobody watches."""
     bars = (
         TextColumn("{task.description}"),
@@ -79,7 +85,7 @@ def train_watched(title: str, settings: Settings, labels: dict[int, int], checkp
             if done % 50 == 0 and not console.is_terminal:
                 console.print(f"{title}: step {done} of {settings.steps}, loss {loss:.3f}")
 
-        return train(settings, labels, checkpoint, tell)
+        return train(settings, labels, checkpoint, tell, reading=reading)
 
 
 def categories(dataset: str) -> dict[int, str]:

@@ -95,7 +95,7 @@ def _without_doubles(boxes: Tensor, labels: Tensor) -> Tensor:
     common = (far - corner).clamp(min=0).prod(-1)
     area = (boxes[:, 2:] - boxes[:, :2]).prod(-1)
     doubles = (common > OVERLAP * (area[:, None] + area - common)) & (labels[:, None] == labels)
-    alive = torch.ones(len(boxes), dtype=torch.bool)
+    alive = torch.ones(len(boxes), dtype=torch.bool, device=boxes.device)
     for place in range(len(boxes)):
         if alive[place]:
             alive[place + 1 :] &= ~doubles[place, place + 1 :]

@@ -79,17 +79,18 @@ def held_out(settings: Settings, light: Light) -> RawDataset:
 def score_network(model: Detector, photographs: RawDataset, labels: dict[int, int]) -> Scores:
     """Let a network look at every photograph, and score what it finds."""
     losses: list[float] = []
+    device = next(model.parameters()).device
 
     def look(item: dict[str, Any]) -> Boxes:
         height, width = item["valid"].tolist()
         batch = default_collate([{name: item[name] for name in ("wb_gains", "camera_to_srgb")}])
         batch |= {"raw": item["raw"][None, :, :height, :width], "annotations": [item["annotations"]]}
-        image, targets = prepare(batch, labels, SCALE)
+        image, targets = prepare(batch, labels, SCALE, device)
         with torch.inference_mode():
             found = model(image)
         losses.append(float(loss(found, targets)))
         ((boxes, numbers, scores),) = detections(found, *image.shape[-2:])
-        back = torch.tensor([width / image.shape[-1], height / image.shape[-2]]).repeat(2)
+        back = boxes.new_tensor([width / image.shape[-1], height / image.shape[-2]]).repeat(2)
         return boxes * back, numbers, scores
 
     scores = score(look, photographs, labels)

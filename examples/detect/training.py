@@ -59,7 +59,25 @@ class Settings:
     seed: int = 0
 
 
-def train(settings: Settings, labels: dict[int, int], checkpoint: Path, tell: Told, save_every: int = 50) -> Detector:
+@dataclass(frozen=True)
+class Reading:
+    """What does not decide the weights: the device that learns, and how many processes read for it."""
+
+    device: str = "cpu"
+    workers: int = 0
+
+
+HERE: Final = Reading()
+
+
+def train(
+    settings: Settings,
+    labels: dict[int, int],
+    checkpoint: Path,
+    tell: Told,
+    save_every: int = 50,
+    reading: Reading = HERE,
+) -> Detector:
     """Train a detector, or go on where its checkpoint stands.
 
     Args:
@@ -68,6 +86,7 @@ def train(settings: Settings, labels: dict[int, int], checkpoint: Path, tell: To
         checkpoint: safetensors file, written every ``save_every`` steps and at the end.
         tell: is called after each step.
         save_every: steps from one checkpoint to the next.
+        reading: where the network learns, and who reads for it; a checkpoint may go on with others.
 
     Raises:
         InvalidInputError: the dataset has no annotations, noise in its RAW, or too few samples for one batch.
@@ -93,9 +112,10 @@ def train(settings: Settings, labels: dict[int, int], checkpoint: Path, tell: To
     )
     if not len(stream):
         raise InvalidInputError(f"{settings.dataset} has no sample to train on. Hold fewer photographs out.")
-    loader = RawLoader(stream, num_workers=0)
+    device = torch.device(reading.device)
+    loader = RawLoader(stream, num_workers=reading.workers, pin_memory=device.type == "cuda")
     torch.manual_seed(settings.seed)
-    model = Detector(len(labels)).train()
+    model = Detector(len(labels)).train().to(device)
     late = list(model.late.parameters())
     head = [each for name, each in model.named_parameters() if each.requires_grad and not name.startswith("late.")]
     optimizer = torch.optim.AdamW([{"params": head}, {"params": late}], weight_decay=1e-4)
@@ -105,7 +125,7 @@ def train(settings: Settings, labels: dict[int, int], checkpoint: Path, tell: To
             rate = settings.learning_rate * _schedule(done, settings.steps)
             for group, factor in zip(optimizer.param_groups, (1.0, TRUNK_RATE), strict=True):
                 group["lr"] = rate * factor
-            image, targets = prepare(batch, labels, _draw_scale(settings, done))
+            image, targets = prepare(batch, labels, _draw_scale(settings, done), device)
             value = loss(model(image), targets)
             optimizer.zero_grad()
             torch.autograd.backward(value)
@@ -121,13 +141,16 @@ def train(settings: Settings, labels: dict[int, int], checkpoint: Path, tell: To
     return model.eval()
 
 
-def prepare(batch: dict[str, Any], labels: dict[int, int], scale: float) -> tuple[Tensor, list[dict[str, Tensor]]]:
-    """Make of a batch what the network takes and what it is taught, both enlarged by a factor."""
-    image = visible(batch["raw"], batch["wb_gains"], batch["camera_to_srgb"])
+def prepare(
+    batch: dict[str, Any], labels: dict[int, int], scale: float, device: torch.device
+) -> tuple[Tensor, list[dict[str, Tensor]]]:
+    """Make of a batch what the network takes and what it is taught, both enlarged by a factor and on its device."""
+    image = visible(*(batch[name].to(device, non_blocking=True) for name in ("raw", "wb_gains", "camera_to_srgb")))
     sides = [round(side * scale / STEP_OF_SIDES) * STEP_OF_SIDES for side in image.shape[-2:]]
     by = torch.tensor([sides[1] / image.shape[-1], sides[0] / image.shape[-2]]).repeat(2)
     targets = detection_targets(batch["annotations"], labels)
     targets = [target | {"boxes": target["boxes"] * by} for target in targets]
+    targets = [{name: value.to(device) for name, value in target.items()} for target in targets]
     return F.interpolate(image, size=sides, mode="bilinear", antialias=True), targets
 
 

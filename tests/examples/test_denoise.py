@@ -17,7 +17,7 @@ from examples.denoise.__main__ import command
 from examples.denoise.evaluation import evaluate
 from examples.denoise.network import Denoiser, noise_sigma
 from examples.denoise.real_raw import write_real_raw
-from examples.denoise.training import Schedule, load_denoiser, train
+from examples.denoise.training import Schedule, load_denoiser, onto, train
 from flows.shards.shard import synthesize_shard
 from storage.corpora.index import index_batches
 from storage.corpora.ingest import ingest
@@ -125,6 +125,23 @@ def test_the_command_mixes_a_folder_of_raw_files_in_and_judges(raw_files: Path, 
     assert done.exit_code == 0, done.output
     assert "denoised" in done.output
     assert (tmp_path / "run" / "denoiser.safetensors").is_file()
+
+
+def test_a_gpu_that_is_not_there_is_refused_before_anything_is_read(tmp_path: Path) -> None:
+    refused = CliRunner().invoke(command, [str(tmp_path / "none"), "--device", "cuda:99"])
+    assert isinstance(refused.exception, InvalidInputError)
+    assert "Device is 'cuda:99'" in str(refused.exception)
+
+
+def test_network_and_noise_stay_on_the_device_of_the_batch() -> None:
+    facts = {f"noise_{name}": torch.ones(2) for name in ("system_gain_dn_per_electron", "read_sigma_dn")}
+    facts |= {f"noise_{name}": torch.ones(2) for name in ("row_sigma_dn", "quantisation_step_dn")}
+    facts |= {f"{name}_level_dn": torch.ones(2, 4) for name in ("black", "white")}
+    batch = onto(facts | {"raw": torch.ones(2, 4, 24, 32), "sample_id": ["a", "b"]}, "meta")
+    assert batch["sample_id"] == ["a", "b"]
+    denoised = Denoiser(4).to("meta")(batch["raw"], noise_sigma(batch["raw"], batch))
+    assert denoised.device.type == "meta"
+    assert denoised.shape == (2, 4, 24, 32)
 
 
 def test_real_raw_is_the_light_of_its_file_in_another_cameras_numbers(raw_files: Path, tmp_path: Path) -> None:

@@ -117,6 +117,13 @@ def test_too_few_photographs_are_told(settings: Settings, tmp_path: Path) -> Non
         held_out(replace(settings, held_out=1e-9), LIGHT)
 
 
+def test_the_network_and_what_it_is_taught_stay_on_the_device_of_the_images() -> None:
+    raw, gains, matrix = (torch.empty(2, *shape, device="meta") for shape in ((4, 96, 128), (3,), (3, 3)))
+    found = Detector(2).to("meta")(visible(raw, gains, matrix))
+    _, sides = teach(found.cells, torch.empty(3, 4, device="meta"), torch.empty(3, dtype=torch.long, device="meta"))
+    assert {each.device.type for each in (*found, sides)} == {"meta"}
+
+
 def test_what_is_taught_is_what_is_read_back() -> None:
     """A network that answered exactly what it is taught would find exactly the boxes."""
     model = Detector(2).eval()
@@ -184,7 +191,7 @@ def test_boxes_are_enlarged_with_the_picture_that_they_are_in() -> None:
     # in pixels of the mosaic
     box = {"left_px": 100.0, "top_px": 32.0, "width_px": 50.0, "height_px": 64.0, "category_id": 41, "is_crowd": False}
     batch = {"raw": raw, "wb_gains": torch.ones(1, 3), "camera_to_srgb": torch.eye(3)[None], "annotations": [[box]]}
-    image, (target,) = prepare(batch, LABELS_OF, 1.1)
+    image, (target,) = prepare(batch, LABELS_OF, 1.1, torch.device("cpu"))
     assert image.shape == (1, 3, 64, 112)  # sides are multiples of 16, so the two factors differ
     assert target["boxes"][0].tolist() == pytest.approx([50 * 1.12, 16, 75 * 1.12, 48])
     bright = image[0, 1] > image[0, 1].mean()
