@@ -18,6 +18,7 @@ from storage.datasets.dataset import Dataset, open_dataset
 from storage.datasets.history import current_index
 from storage.datasets.publishing import publish
 from storage.labelling.annotating import annotate, keep_annotations
+from storage.reading import RawDataset
 from storage.recipe import AnnotationSource
 from tests.conftest import REPOSITORY, S3Server
 from tests.flows.conftest import Aura, aura, make_dataset, small_recipe, write_photograph
@@ -95,9 +96,27 @@ def test_plain_pytorch(
     assert {int(label) for target in names["targets"] for label in target["labels"]} == {3}
     assert names["boxes"].shape[1:] == (4,)
     assert "photographs/" in capsys.readouterr().out
+
+
+def test_annotations(
+    street: str, s3_environment: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    assert s3_environment.bucket in street
+    monkeypatch.chdir(tmp_path)
+    Path("photographs").mkdir()
+    write_photograph(Path("photographs", "7.png"), 64, 96, 7)
+    licence = {"id": 4, "name": "Attribution", "url": "https://creativecommons.org/licenses/by/2.0/"}
+    image = {"id": 1, "file_name": "7.png", "license": 4, "height": 64, "width": 96}
+    box = {"id": 1, "image_id": 1, "category_id": 3, "bbox": [8, 8, 40, 40]}
+    document = {"licenses": [licence], "images": [image], "annotations": [box]}
+    Path("photographs", "instances.json").write_text(json.dumps(document | {"categories": [{"id": 3, "name": "car"}]}))
     names = run_python("annotations.md", street)
     assert len(names["targets"]) == len(names["batch"]["annotations"])
     assert capsys.readouterr().out.startswith("car ")
+    (*_, command) = commands_of("annotations.md", street)
+    column = command[command.index("--licence-column") + 1]
+    made = make_dataset(small_recipe(Path(command[1]), licences__column=column), tmp_path / "dataset")
+    assert set(RawDataset(str(made)).table["source_licence"].to_pylist()) == {licence["url"]}
 
 
 CONTINUED = """
