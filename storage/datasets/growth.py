@@ -4,7 +4,7 @@ A corpus is listed again at each run. What differs from the last time is kept as
 files that are new or have other bytes, and rows with the reason ``removed`` of files that are gone. The identity of a
 photograph is the digest of its bytes: one that was renamed or copied is neither new nor gone. A file of the same name
 and length is taken for the same file, and so is a tar or Parquet file with all that it holds; one that has another
-length is read again.
+length is read again. So is a line of a list that names another licence, so that what may not be used any more goes.
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ from storage.datasets.history import (
 )
 from storage.datasets.plan import plan_shards, read_shard_plan
 from storage.objects.tables import encode_table, facts_of
+from storage.recipe import Licences
 
 _READERS: Final = 16
 _DECODERS: Final = 2  # each may hold a whole photograph
@@ -58,7 +59,7 @@ class Changes:
     """How the corpus differs from the last listing.
 
     Attributes:
-        fresh: items that were not there, or have another length.
+        fresh: items that were not there, or have another length or licence.
         gone: rows of the index, by place, whose item is not there any more.
     """
 
@@ -87,7 +88,7 @@ class Listing:
 def find_changes(dataset: Dataset) -> Changes:
     """List the corpus and compare it by names and lengths with the last time; no photograph is read.
 
-    The lines of a list are compared by themselves alone.
+    The lines of a list are compared by themselves alone, and by the licences that they name.
 
     Raises:
         MissingFileError: the corpus does not exist.
@@ -98,25 +99,36 @@ def find_changes(dataset: Dataset) -> Changes:
     column, licence_column = dataset.recipe.corpus_column, dataset.recipe.licence_column
     corpus = check_corpus(dataset.recipe.corpus, column, licence_column)
     by_line = is_list(corpus, column)
-    rows_of_uri, rows_of_size = [np.zeros(0, "S16")], [np.zeros(0, "S16")]
-    for rows in current_rows(dataset, ("uri", "member", "length_bytes", "archive_bytes")):
+    licences = dataset.recipe.licences if by_line and licence_column is not None else None
+    rows_of_uri, rows_of_size, rows_of_licence = ([np.zeros(0, "S16")] for _ in range(3))
+    for rows in current_rows(dataset, ("uri", "member", "length_bytes", "archive_bytes", "licence")):
         lengths = rows["length_bytes"] if not by_line else pa.nulls(rows.num_rows, pa.int64())
         sizes = pc.coalesce(rows["archive_bytes"], pc.if_else(pc.is_null(rows["member"]), lengths, None))
         rows_of_uri.append(keys_of(rows, ("uri",)))
         rows_of_size.append(keys_of(pa.table({"uri": rows["uri"], "size": sizes}), ("uri", "size")))
+        rows_of_licence += [keys_of(rows, ("uri", "licence"))] if licences is not None else []
     row_uris, known = np.concatenate(rows_of_uri), np.unique(np.concatenate(rows_of_size))
-    del rows_of_uri, rows_of_size
+    licensed = np.unique(np.concatenate(rows_of_licence))
+    del rows_of_uri, rows_of_size, rows_of_licence
     uris = np.unique(row_uris)
     listed = np.zeros(len(uris), bool)
     fresh: list[Item] = []
+    restated: dict[str, Item] = {}
     items = list_items(corpus, column, licence_column)
     while some := list(islice(items, _COMPARED_AT_ONCE)):
         places = _find(uris, digests_of([item.uri] for item in some))
         listed[places[places >= 0]] = True
         unknown = _find(known, digests_of([item.uri, item.size] for item in some)) < 0
         fresh += [item for item, new in zip(some, unknown, strict=True) if new and holds_photographs(item, column)]
+        if licences is not None:
+            said = ([item.uri, _licence_of(item, licences)] for item in some)
+            for item, new, same in zip(some, unknown, _find(licensed, digests_of(said)) >= 0, strict=True):
+                if same:
+                    restated.pop(item.uri, None)  # of lines that contradict each other the last counts
+                elif not new:
+                    restated[item.uri] = item
     gone = np.flatnonzero(~listed[_find(uris, row_uris)]) if len(uris) else np.zeros(0, int)
-    return Changes(tuple(fresh), tuple(gone.tolist()))
+    return Changes((*fresh, *restated.values()), tuple(gone.tolist()))
 
 
 def read_changes(
@@ -254,6 +266,11 @@ def plan_growth(dataset: Dataset, listing: Listing) -> Iterator[pa.Table]:
         rows = rows.filter(pa.array(~ever))
     made = made_samples(dataset) if listing.retry else ()
     return plan_shards(rows.to_batches(_PLANNED_AT_ONCE), dataset.recipe, dataset.shard_count, made)
+
+
+def _licence_of(item: Item, licences: Licences) -> str | None:
+    """Return what the index says of the licence of a line."""
+    return None if item.refusal is not None else item.licence or licences.default
 
 
 def _find(ordered: Keys, wanted: Keys) -> npt.NDArray[np.int64]:

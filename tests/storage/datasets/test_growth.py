@@ -59,7 +59,11 @@ def recipe(tmp_path: Path) -> Recipe:
 def dataset(photographs: Path, place: Location, recipe: Recipe) -> Dataset:
     """Three photographs of one sample each, in two shards, published as version 1."""
     assert photographs.is_dir()
-    url = place.join("dataset")
+    return begun(place.join("dataset"), recipe)
+
+
+def begun(url: Location, recipe: Recipe) -> Dataset:
+    """Make and publish version 1, with made-up pixels."""
     ingest(url, recipe)
     summary = write_plan(url, plan_shards(index_batches(url), recipe))
     objects = index_digest(url) | dict(summary.objects)
@@ -179,6 +183,35 @@ def test_a_photograph_with_other_bytes_is_new_and_the_old_one_gone(dataset: Data
     larger = grown(dataset)
     found = diff_versions(larger, 1, 2)
     assert (len(found.added), len(found.removed), found.unchanged) == (2, 1, 2)
+
+
+def test_a_licence_that_a_list_names_anew_is_judged_anew(photographs: Path, tmp_path: Path) -> None:
+    corpus = tmp_path / "list.csv"
+
+    def write_list(*licences: str) -> None:
+        lines = [f"{photographs / name}.png,{licence}" for name, licence in zip("aabc", licences, strict=True)]
+        corpus.write_text("\n".join(["path,terms", *lines, "ftp://wrong,CC0-1.0"]))
+
+    def version(number: int) -> list[str]:
+        return [Path(uri).stem for uri in RawDataset(url, number).table["source_uri"].to_pylist()]
+
+    write_list(
+        "CC0-1.0", "CC-BY-4.0", "CC-BY-4.0", "proprietary"
+    )  # the first says two things, of which the last counts
+    licences = {"licences.column": "terms", "licences.allowed": ["CC-BY-4.0", "CC0-1.0"], "cameras": [CAMERA]}
+    url = locate(tmp_path / "dataset")
+    dataset = begun(url, small_recipe(tmp_path, corpus=str(corpus), **licences))
+    assert not find_changes(dataset)
+    write_list("CC0-1.0", "CC-BY-4.0", "proprietary", "CC-BY-4.0")  # one is withdrawn, one may be used now
+    dataset = grown(dataset)
+    assert not find_changes(dataset)
+    assert [version(number) for number in (1, 2)] == [["a", "b"], ["a", "c"]]
+    write_list("CC-BY-4.0", "CC0-1.0", "CC0-1.0", "CC-BY-4.0")
+    dataset = grown(dataset)
+    assert not find_changes(dataset)
+    assert version(3) == ["a", "b", "c"]
+    said = {row["uri"].rsplit("/", 1)[1]: row["licence"] for row in current_index(dataset).to_pylist()}
+    assert said == {"a.png": "CC0-1.0", "b.png": "CC0-1.0", "c.png": "CC-BY-4.0", "wrong": None}
 
 
 def test_only_rejects_are_tried_again(dataset: Dataset, photographs: Path) -> None:
