@@ -7,7 +7,7 @@ STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help serve demo test lint bench-ablation bench-detect bench-dng bench-downstream bench-factory bench-fidelity bench-model bench-reader bench-scale bench-scale-model bench-schedule chaos figures pictures clean
+.PHONY: help serve demo test lint bench-ablation bench-detect bench-dng bench-downstream bench-factory bench-fidelity bench-model bench-noise bench-reader bench-scale bench-scale-model bench-schedule chaos figures pictures clean
 
 help:  ## what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,6 +30,9 @@ lint: $(STAMP)  ## style, types and import rules only
 
 bench-fidelity: $(STAMP)  ## measure the inverses against real RAW files, print the table, write benchmarks/results/
 	$(BIN)/python benchmarks/fidelity.py
+
+bench-noise: $(STAMP)  ## what each inverse leaves of a photograph's own noise (the RAW files of AURA_DATA)
+	$(BIN)/python benchmarks/photograph_noise.py
 
 bench-ablation: $(STAMP)  ## train AURA without each of its parts, and the published network; judge them side by side
 	$(BIN)/python benchmarks/ablation.py

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import photograph_noise
 import torch
 import torch.nn.functional as F
 from record import write_result
@@ -36,7 +37,7 @@ from aura.training.raw_files import list_raw_files
 ROOT: Final = Path(__file__).resolve().parents[1]
 DENOISER: Final = Stage(name="denoiser", steps=150, batch=8, size=128, learning_rate=2e-3)
 GLOBAL: Final = Stage(name="global", steps=1600, batch=48, size=256, learning_rate=2e-3, pool=6000)
-JOINT: Final = Stage(name="joint", steps=300, batch=4, size=128, learning_rate=6e-4)
+JOINT: Final = Stage(name="joint", steps=600, batch=4, size=128, learning_rate=1.2e-3)
 LOCAL: Final[dict[str, Any]] = {"stages": (DENOISER, JOINT), "global_weights": RELEASED_WEIGHTS}
 VARIANTS: Final[dict[str, dict[str, Any]]] = {
     "aura": LOCAL,
@@ -46,6 +47,8 @@ VARIANTS: Final[dict[str, dict[str, Any]]] = {
     "aura_without_spatial": LOCAL | {"architecture": AuraConfig(spatial=False)},
     "aura_without_position": LOCAL | {"architecture": AuraConfig(position=False)},
     "aura_without_hlog": LOCAL | {"hlog_weight": 0.0},
+    "aura_without_detail_loss": LOCAL | {"detail_weight": 0.0},
+    "aura_without_tone_price": LOCAL | {"tone_weight": 0.0},
     "aura_without_thumbnail": {
         "stages": (DENOISER, GLOBAL, JOINT),
         "architecture": AuraConfig(thumbnail=False, members=1),
@@ -84,14 +87,20 @@ def main() -> None:
     developers = available_developers()
     evaluation = evaluate(methods, files, developers, crop=options.crop, cache_folder=options.cache, on_row=tell)
     console.print(as_table(evaluation))
+    noise, noise_left_out = photograph_noise.measure(
+        methods, files, options.crop, lambda name: console.print(f"noise of {name}: done", style="dim")
+    )
+    console.print(photograph_noise.as_table(methods, noise))
     content = as_json(evaluation)
     target = write_result(
         "ablation",
-        f"{content['protocol']} {TRAINING} Seed {options.seed} (published: 1), on the training scenes of AURA_DATA.",
-        content["figures"],
+        f"{content['protocol']} {TRAINING} Seed {options.seed} (published: 1), on the training scenes of AURA_DATA. "
+        f"Figures that begin with noise/: {photograph_noise.protocol(options.crop)}",
+        content["figures"] | {f"noise/{key}": figure for key, figure in noise.items()},
         ("torch", "rawpy", "flashraw", "pillow", "lpips"),
         developers={name: developer_version(name) for name in developers},
         left_out=content["left_out"],
+        noise_left_out=noise_left_out,
     )
     console.print(f"judged in {time.monotonic() - started:.0f} s; written to {target.relative_to(ROOT)}")
 

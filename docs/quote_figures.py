@@ -15,12 +15,20 @@ ROOT: Final = Path(__file__).resolve().parents[1]
 RESULTS: Final = ROOT / "benchmarks" / "results"
 PAGES: Final = {ROOT / "docs" / "scale.md": "scale_model"}
 """Pages all of whose rows are of one benchmark; in the README a block names it: ``<!-- factory -->``."""
-BLOCKS: Final = {"factory": "factory", "model": "model", "scale": "plan_scale", "chaos": "chaos", "reader": "reader"}
+BLOCKS: Final = {
+    "factory": "factory",
+    "model": "model",
+    "scale": "plan_scale",
+    "chaos": "chaos",
+    "reader": "reader",
+    "photograph_noise": "photograph_noise",
+}
 FIDELITY: Final = {
     "psnr_aligned": ".1f",
     "psnr": ".1f",
     "ssim_aligned": ".3f",
     "lpips_aligned": ".3f",
+    "lpips_aligned_binned": ".3f",
     "ciede2000_aligned": ".1f",
     "way_to_ceiling": ".0%",
 }

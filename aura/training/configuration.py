@@ -50,6 +50,11 @@ class TrainConfig(BaseModel):
         unaligned_weight: share of the loss that sees absolute exposure and white balance, which a photograph hides.
         decibel_weight: weight of the aligned error in decibels beside the composite loss, so that dark photographs
             count as much as bright ones; the global stage's loss is in decibels throughout.
+        detail_weight: of the fine part of the aligned error in decibels, in the stage ``joint``: noise, sharpening,
+            blocks of JPEG.
+        lpips_weight: of LPIPS in the stage ``joint``, which keeps texture that the fine part alone would blur as noise.
+        tone_weight: of what the local network changes over 16 pixels and more, relative to the light, in the stage
+            ``joint``: tone is left to the global map, which knows the whole photograph.
         lpips_every: LPIPS enters the loss every so many joint steps (its weight is multiplied to make up for it).
     """
 
@@ -67,7 +72,7 @@ class TrainConfig(BaseModel):
     stages: tuple[Stage, ...] = (
         Stage(name="denoiser", steps=300, batch=8, size=128, learning_rate=2e-3),
         Stage(name="global", steps=1600, batch=48, size=256, learning_rate=2e-3),
-        Stage(name="joint", steps=1500, batch=6, size=160, learning_rate=6e-4),
+        Stage(name="joint", steps=3000, batch=6, size=160, learning_rate=1.2e-3),
     )
     seed: int = 0
     ema_decay: float = Field(default=0.998, ge=0, lt=1)
@@ -78,7 +83,10 @@ class TrainConfig(BaseModel):
     hlog_weight: float = Field(default=LossWeights().hlog, ge=0)
     unaligned_weight: float = 0.5
     decibel_weight: float = 0.05
-    lpips_every: int = Field(default=4, ge=1)
+    detail_weight: float = Field(default=0.5, ge=0)
+    lpips_weight: float = Field(default=5.0, ge=0)
+    tone_weight: float = Field(default=3.0, ge=0)
+    lpips_every: int = Field(default=2, ge=1)
     validate_every: int = Field(default=250, ge=1)
     validation_pairs: int = 64
     loader_workers: int = Field(default=1, ge=0)

@@ -18,6 +18,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from aura.bayer import cfa_sites, pack_rgb
@@ -48,6 +49,7 @@ METRIC_UNITS: Final = {
     "ssim_aligned": "1",
     "lpips": "1",
     "lpips_aligned": "1",
+    "lpips_aligned_binned": "1",
     "ciede2000": "dE00",
     "ciede2000_aligned": "dE00",
     "way_to_ceiling": "1",
@@ -77,6 +79,8 @@ class Score:
         ssim_aligned: on packed RAW.
         lpips: as is.
         lpips_aligned: after alignment.
+        lpips_aligned_binned: after alignment, of 2x2 sites of each plane averaged in both; without the grain of a
+            real RAW file, which nobody can give back.
         ciede2000: mean dE00, as is.
         ciede2000_aligned: mean dE00 after alignment.
     """
@@ -89,6 +93,7 @@ class Score:
     ssim_aligned: float
     lpips: float
     lpips_aligned: float
+    lpips_aligned_binned: float
     ciede2000: float
     ciede2000_aligned: float
 
@@ -164,8 +169,8 @@ def evaluate(
     if CEILING in methods:
         raise InvalidInputError(f"A method is called {CEILING!r}; that name is taken. Rename it.")
     for side in (perceptual_crop, *([] if crop is None else [crop])):
-        if side % 2 or side < 2 * SMALLEST_SIDE:
-            raise InvalidInputError(f"Crop is {side} pixels; expected an even number of at least {2 * SMALLEST_SIDE}.")
+        if side % 2 or side < 4 * SMALLEST_SIDE:
+            raise InvalidInputError(f"Crop is {side} pixels; expected an even number of at least {4 * SMALLEST_SIDE}.")
     lpips = Lpips()
     rows: list[EvaluationRow] = []
     left_out: list[LeftOutPair] = []
@@ -210,6 +215,8 @@ def score(predicted: Tensor, truth: Tensor, frame: RawFrame, perceptual_crop: in
     both, truths = torch.cat([predicted[None], aligned]), truth.expand(2, -1, -1, -1)
     structure = [float(ssim(raw[None], truth[None])) for raw in both]  # one at a time: 24 megapixels are large
     shown = _render_centre(torch.cat([both, truth[None]]), frame, perceptual_crop)
+    binned = F.avg_pool2d(torch.cat([aligned, truth[None]]), 2)
+    shown_binned = _render_centre(binned, frame, perceptual_crop // 2)
     distance = lpips(shown[:2], shown[2:]).tolist()
     colour = ciede2000(shown[:2], shown[2:].expand(2, -1, -1, -1)).tolist()
     plain, after_alignment = psnr(both, truths).tolist()
@@ -223,6 +230,7 @@ def score(predicted: Tensor, truth: Tensor, frame: RawFrame, perceptual_crop: in
         ssim_aligned=structure[1],
         lpips=distance[0],
         lpips_aligned=distance[1],
+        lpips_aligned_binned=float(lpips(shown_binned[:1], shown_binned[1:])),
         ciede2000=colour[0],
         ciede2000_aligned=colour[1],
     )
@@ -367,8 +375,9 @@ def _protocol(developers: Sequence[DeveloperName], crop: int | None, perceptual_
         f"(gradient correlation of at least 0.8). Packed RAW in [0, 1] over {area}. Aligned: after one least-squares "
         "gain per colour channel, fitted where the truth is under 0.99 of saturation; over-exposed sites are those at "
         f"or over 0.99. LPIPS and CIEDE2000: reference rendering of the centre {perceptual_crop}x{perceptual_crop} "
-        "pixels. Ceiling: degree-5 polynomial from RGB to each RAW plane, fitted per image with the truth. Values are "
-        "means over pairs, spreads standard deviations over pairs."
+        "pixels; LPIPS binned: of the same pixels, 2x2 sites of each plane averaged. Ceiling: degree-5 polynomial from "
+        "RGB to each RAW plane, fitted per image with the truth. Values are means over pairs, spreads standard "
+        "deviations over pairs."
     )
 
 

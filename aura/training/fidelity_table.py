@@ -14,13 +14,15 @@ _SHOWN: Final = {
     "psnr": ("as is", ".1f"),
     "ssim_aligned": ("SSIM", ".3f"),
     "lpips_aligned": ("LPIPS", ".3f"),
+    "lpips_aligned_binned": ("binned", ".3f"),
     "ciede2000_aligned": ("dE00", ".1f"),
     "way_to_ceiling": ("way", ".0%"),
 }
 
 _LEGEND: Final = (
     'PSNR in dB, SSIM, LPIPS and dE00 (CIEDE2000) are aligned: after one gain per colour channel. "As is" is PSNR '
-    'without. "Way" is the share of the way from the better classical inverse to the ceiling.'
+    'without. "Binned" is LPIPS where 2x2 sites are averaged, without the grain of RAW. "Way" is the share of the way '
+    "from the better classical inverse to the ceiling."
 )
 
 

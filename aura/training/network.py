@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Final
+
+import torch
 from torch import Tensor, nn
 
 from aura.errors import InvalidInputError
 from aura.nets.aura import Aura
-from aura.nets.context import Summary
+from aura.nets.context import Context, Summary
 from aura.nets.published import PublishedInverse
 from aura.reconstruct import load_weights
 from aura.training.configuration import StageName, TrainConfig
 from aura.training.pairs import PairBatch
 
 Network = Aura | PublishedInverse
+_DARKEST: Final = 0.02
+"""Of saturation; light below it is compared with it."""
 
 
 def new_network(config: TrainConfig) -> Network:
@@ -76,9 +81,21 @@ def freeze_for(model: Network, stage: StageName) -> None:
 def canonical_of(model: Network, batch: PairBatch, device: str) -> Tensor:
     """Take a batch's photographs to canonical light, knowing of the whole photographs what their summary says."""
     image = batch.image.to(device)
-    if batch.summary is None or isinstance(model, PublishedInverse):
-        canonical: Tensor = model(image)
-        return canonical
-    summary = Summary(batch.summary.thumbnail.to(device), batch.summary.statistics.to(device))
-    inverted: Tensor = model(image, model.context(summary))
-    return inverted
+    canonical: Tensor = model(image) if isinstance(model, PublishedInverse) else model(image, _context(model, batch))
+    return canonical
+
+
+def local_change(model: Network, batch: PairBatch, canonical: Tensor) -> Tensor | None:
+    """Return what AURA's local network changed, relative to the light of the global map; None if there is neither."""
+    if isinstance(model, PublishedInverse) or not model.config.local:
+        return None
+    with torch.no_grad():
+        light = model.global_only(batch.image.to(canonical), _context(model, batch))
+    return (canonical - light) / (light.abs() + _DARKEST)
+
+
+def _context(model: Aura, batch: PairBatch) -> Context | None:
+    if batch.summary is None:
+        return None
+    device = next(model.parameters()).device
+    return model.context(Summary(batch.summary.thumbnail.to(device), batch.summary.statistics.to(device)))

@@ -21,11 +21,14 @@ from aura.nets.global_map import apply_global_inverse
 from aura.perceptual import Lpips
 from aura.sensor.simulate import canonical_to_camera
 from aura.training.configuration import StageName, TrainConfig
-from aura.training.network import Network, canonical_of, denoiser
+from aura.training.network import Network, canonical_of, denoiser, local_change
 from aura.training.pairs import PairBatch, SummarisedViews
 
 _MSE_FLOOR: Final = 1e-6
 _AS_IS_FLOOR: Final = 1e-5
+_DETAIL_FLOOR: Final = 1e-7
+_DETAIL_SITES: Final = 5
+_TONE_PIXELS: Final = 16
 
 
 StageLoss = Callable[[Network, Any, TrainConfig, Lpips | None, int], Tensor]
@@ -74,13 +77,37 @@ def _view_error(model: Aura, member: int, views: SummarisedViews, config: TrainC
 
 def raw_loss(model: Network, batch: PairBatch, config: TrainConfig, lpips: Lpips | None, step: int) -> Tensor:
     """Composite loss after one gain per colour channel, plus a smaller share of it without, plus aligned decibels."""
+    return _raw_error(canonical_of(model, batch, config.device), batch, config, lpips, step, LossWeights().lpips)
+
+
+def joint_loss(model: Network, batch: PairBatch, config: TrainConfig, lpips: Lpips | None, step: int) -> Tensor:
+    """As :func:`raw_loss`, and the fine part of the error in decibels, and what the local network changes of the tone.
+
+    The error is mostly tone. Beside it a photograph's noise counts for nothing, and of tone the local network sees less
+    than the global map does.
+    """
     canonical = canonical_of(model, batch, config.device)
+    error = _raw_error(canonical, batch, config, lpips, step, config.lpips_weight, config.detail_weight)
+    if not config.tone_weight or (change := local_change(model, batch, canonical)) is None:
+        return error
+    tone = F.avg_pool2d(change, _TONE_PIXELS, stride=_TONE_PIXELS // 2)
+    return error + config.tone_weight * tone.abs().mean()
+
+
+def _raw_error(
+    canonical: Tensor,
+    batch: PairBatch,
+    config: TrainConfig,
+    lpips: Lpips | None,
+    step: int,
+    lpips_weight: float,
+    detail_weight: float = 0.0,
+) -> Tensor:
     target = batch.raw.to(canonical)
     predicted = _leaky_clamp(predicted_raw(canonical, batch))
     aligned = align_gains(predicted, target)
     perceive = lpips is not None and step % config.lpips_every == 0
-    lpips_weight = LossWeights().lpips * config.lpips_every if perceive else 0.0
-    weights = LossWeights(hlog=config.hlog_weight, lpips=lpips_weight)
+    weights = LossWeights(hlog=config.hlog_weight, lpips=lpips_weight * config.lpips_every if perceive else 0.0)
     gains, matrix = batch.wb_gains.to(canonical), batch.camera_to_srgb.to(canonical)
     terms = composite_loss(
         aligned, target, wb_gains=gains, camera_to_srgb=matrix, lpips=lpips if perceive else None, weights=weights
@@ -89,13 +116,17 @@ def raw_loss(model: Network, batch: PairBatch, config: TrainConfig, lpips: Lpips
     absolute = composite_loss(predicted, target, wb_gains=gains, camera_to_srgb=matrix, lpips=None, weights=plain)
     error = (aligned - target).square().mean((1, 2, 3))
     decibels = 10.0 * torch.log10(error + _MSE_FLOOR).mean()
-    return terms.total + config.unaligned_weight * absolute.total + config.decibel_weight * decibels
+    in_decibels = config.decibel_weight * decibels
+    if detail_weight:
+        fine = 10.0 * torch.log10(_detail(aligned - target).square().mean((1, 2, 3)) + _DETAIL_FLOOR).mean()
+        in_decibels = in_decibels + detail_weight * fine
+    return terms.total + config.unaligned_weight * absolute.total + in_decibels
 
 
 LOSSES: Final[dict[StageName, StageLoss]] = {
     "denoiser": denoiser_loss,
     "global": global_loss,
-    "joint": raw_loss,
+    "joint": joint_loss,
     "fine_tune": raw_loss,
 }
 
@@ -104,6 +135,12 @@ def predicted_raw(canonical: Tensor, batch: PairBatch) -> Tensor:
     """Put canonical light through the batch's cameras: ``(B, 3, S, S)`` -> packed ``(B, 4, S/2, S/2)``, not clipped."""
     gains, matrix = batch.wb_gains.to(canonical), batch.camera_to_srgb.to(canonical)
     return pack_rgb(canonical_to_camera(canonical, matrix, gains), batch.cfa_pattern)
+
+
+def _detail(error: Tensor) -> Tensor:
+    """What of an error changes within a few sites: noise, blocks of JPEG, sharpening; not the tone."""
+    size = _DETAIL_SITES
+    return error - F.avg_pool2d(error, size, stride=1, padding=size // 2, count_include_pad=False)
 
 
 def _leaky_clamp(raw: Tensor) -> Tensor:
