@@ -23,10 +23,10 @@ def test_the_table_of_fidelity_takes_its_figures_and_keeps_its_rows():
     table = (
         "| photographs by | method | PSNR |\n|---|---|---:|\n| libraw_auto (7) | aura | 1.0 | - | 0 | 0 | 0 | 3% |\n"
     )
-    values = dict(zip(FIDELITY, (35.26, 27.0, 0.9512, 0.056, 4.21, 0.134), strict=True))
+    values = dict(zip(FIDELITY, (35.26, 27.0, 0.9512, 0.056, 0.0312, 4.21, 0.134), strict=True))
     figures = {f"libraw_auto/aura/{metric}": {"value": value} for metric, value in values.items()}
     found = quoted_fidelity(table, figures)
-    assert found.splitlines()[2] == "| libraw_auto (7) | aura | 35.3 | 27.0 | 0.951 | 0.056 | 4.2 | 13% |"
+    assert found.splitlines()[2] == "| libraw_auto (7) | aura | 35.3 | 27.0 | 0.951 | 0.056 | 0.031 | 4.2 | 13% |"
     assert found.splitlines()[:2] == table.splitlines()[:2]
 
 
