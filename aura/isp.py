@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from aura.bayer import CfaPattern
+from aura.bayer import PLANE_CHANNEL, CfaPattern
 from aura.color import apply_matrix, linear_to_srgb, luminance, srgb_to_linear
 from aura.curves import apply_curve
 from aura.demosaic import demosaic_bilinear, demosaic_malvar, join_sites, malvar_planes
@@ -33,7 +33,8 @@ NEAR_SATURATION: Final = 0.9  # of the sensor; from here on a channel's measurem
 def render(raw: Tensor, cfa_pattern: CfaPattern, wb_gains: Tensor, camera_to_srgb: Tensor) -> Tensor:
     """Render RAW the plainest way: the reference every cycle metric uses.
 
-    Malvar demosaicking, white balance, clipping at saturation, colour matrix, sRGB curve. No denoising, no tone curve.
+    White balance and clipping at saturation, Malvar demosaicking, colour matrix, sRGB curve, in the order of every
+    common developer. No denoising, no tone curve.
     Saturated pixels are white under every light: where a gain under 1 (very warm or cold light) would leave a saturated
     channel below the others, and so tint highlights, it is raised to them.
 
@@ -85,25 +86,34 @@ def _render_linear(raw: Tensor, cfa_pattern: CfaPattern, wb_gains: Tensor, camer
     """Linear sRGB at the four sites of each cell: ``(*, 4, h, w)`` -> ``(*, 3, 4, h, w)`` in [0, 1]."""
     if min(raw.shape[-2:]) < 2:
         raise InvalidInputError(f"Packed RAW planes are {tuple(raw.shape[-2:])}; at least 2x2 is needed to demosaic.")
-    planes = malvar_planes(raw.reshape(-1, *raw.shape[-3:]).float(), cfa_pattern)
-    camera = planes.view(*raw.shape[:-3], *planes.shape[1:3], -1)  # a row of pixels for each site
-    balanced = _balance(camera, wb_gains.to(camera)[..., None, None]).clamp(0.0, 1.0)
+    gains = wb_gains.to(raw.device, torch.float32)
+    mosaic = _balance(raw.float(), gains)
+    planes = malvar_planes(mosaic.reshape(-1, *mosaic.shape[-3:]), cfa_pattern)
+    balanced = planes.view(*mosaic.shape[:-3], *planes.shape[1:3], -1)  # a row of pixels for each site
+    balanced = _raise_saturated(balanced, gains[..., None, None]).clamp(0.0, 1.0)
     linear = apply_matrix(balanced, camera_to_srgb.float()).clamp(0.0, 1.0)
     return linear.view(*linear.shape[:-1], *raw.shape[-2:])
 
 
-def _balance(camera: Tensor, gains: Tensor) -> Tensor:
-    """White-balance camera RGB ``(*, 3, H, W)`` by gains ``(*, 3, 1, 1)``; not clipped.
+def _balance(raw: Tensor, gains: Tensor) -> Tensor:
+    """White-balance packed RAW ``(*, 4, h, w)`` by ``(*, 3)`` and clip at saturation, before any of it is interpolated.
+
+    Filters that take one colour's detail from another's are right on grey only where grey has equal values.
+    """
+    return (raw * gains[..., list(PLANE_CHANNEL), None, None]).clamp_max(1.0)
+
+
+def _raise_saturated(balanced: Tensor, gains: Tensor) -> Tensor:
+    """Raise what gains under 1 leave below white: camera RGB ``(*, 3, H, W)``, white-balanced by ``(*, 3, 1, 1)``.
 
     What a channel with a gain under 1 measured is a lower bound once it nears saturation. It is then raised to the
     least of the channels that are known up to white, which makes every grey exact and leaves brighter reds alone.
     """
-    balanced = camera * gains
     early = gains < 1.0
     if gains.device.type == "cpu" and not bool(early.any()):  # asking would make a GPU wait
         return balanced
     known = torch.where(early, 1.0, balanced).amin(dim=-3, keepdim=True).clamp_max(1.0)
-    x = ((camera - NEAR_SATURATION) / (1.0 - NEAR_SATURATION)).clamp(0.0, 1.0)
+    x = ((balanced / gains - NEAR_SATURATION) / (1.0 - NEAR_SATURATION)).clamp(0.0, 1.0)
     raised = torch.lerp(balanced, torch.maximum(balanced, known.expand_as(balanced)), x * x * (3.0 - 2.0 * x))
     return torch.where(early, raised, balanced)
 
@@ -237,6 +247,7 @@ def develop(
     Returns:
         sRGB ``(B, 3, 2h, 2w)`` float32, a multiple of 1/255 in [0, 1].
     """
+    # gains after demosaicking: before it, as developers have them, they taught a map that does worse on real files
     rgb = _demosaic_mixed(raw, cfa_pattern, isp.demosaic)
     linear = apply_matrix((rgb * wb_gains[..., None, None]).clamp_max(1.0), camera_to_srgb)
     linear = apply_matrix(linear * isp.wb_error[..., None, None], isp.colour_error)

@@ -207,15 +207,15 @@ def _render(
     """Fill ``codes``, tile by tile; ``plane_at`` names the plane at sites (0,0), (0,1), (1,0), (1,1) of a cell."""
     height, width = planes.shape[1:]
     mosaic = np.zeros((2 * _TILE_HEIGHT + 4) * _LINE, np.float32)
-    camera = np.zeros(3 * _LANE, np.float32)
+    balanced = np.zeros(3 * _LANE, np.float32)
     steps = np.zeros(6 * _LANE, np.int32)
     early = gains[0] < _ONE or gains[1] < _ONE or gains[2] < _ONE
-    unit = np.ones(3, np.float32)
+    gain_of = np.array([gains[0], gains[1], gains[1], gains[2]], np.float32)
     for top in range(0, height, _TILE_HEIGHT):
         rows = min(_TILE_HEIGHT, height - top)
         for left in range(0, width, _TILE_WIDTH):
             cells = min(_TILE_WIDTH, width - left)
-            _fill(planes, black, span, plane_at, top, left, rows, cells, mosaic)
+            _fill(planes, black, span, gain_of, plane_at, top, left, rows, cells, mosaic)
             for row in range(2 * rows):
                 lines = mosaic[row * _LINE :]
                 site = 2 * (row & 1)
@@ -227,15 +227,12 @@ def _render(
                     centre = lines[column * _LANE :]
                     beside = lines[(1 - column) * _LANE + column :]
                     if green == 0:
-                        _at_colour(centre, beside, cells, camera)
+                        _at_colour(centre, beside, cells, balanced)
                     else:
-                        _at_green(centre, beside, cells, camera)
+                        _at_green(centre, beside, cells, balanced)
                     if early:
-                        _balance(gains[own], gains[1], gains[other], cells, camera)
-                        balance = unit
-                    else:
-                        balance = gains
-                    _to_steps(camera, balance, matrix, own, other, cells, steps[3 * column * _LANE :])
+                        _raise_saturated(gains[own], gains[1], gains[other], cells, balanced)
+                    _to_steps(balanced, matrix, own, other, cells, steps[3 * column * _LANE :])
                 for channel in range(3):
                     _look_up(steps[channel * _LANE :], table, cells, codes[channel, 2 * top + row, 2 * left :])
 
@@ -245,6 +242,7 @@ def _fill(
     planes: npt.NDArray[np.uint16],
     black: Floats,
     span: Floats,
+    gain_of: Floats,
     plane_at: npt.NDArray[np.int64],
     top: int,
     left: int,
@@ -252,7 +250,7 @@ def _fill(
     cells: int,
     mosaic: Floats,
 ) -> None:
-    """Normalise a tile and two pixels around it, reflected about the first and last pixel of the mosaic."""
+    """Normalise and white-balance a tile and two pixels around it, reflected about the mosaic's border pixels."""
     height, width = planes.shape[1:]
     for line in range(2 * rows + 4):
         y = abs(2 * top - 2 + line)
@@ -261,23 +259,25 @@ def _fill(
         for column in range(2):
             plane = plane_at[2 * (y & 1) + column]
             source = planes[plane, y >> 1]
-            zero, one = black[plane], span[plane]
+            zero, one, gain = black[plane], span[plane], gain_of[plane]
             lane = mosaic[line * _LINE + column * _LANE :]
-            _normalise(source[left:], zero, one, cells, lane[1:])
+            _normalise(source[left:], zero, one, gain, cells, lane[1:])
             before = left - 1 if left > 0 else 1 - column
             after = left + cells if left + cells < width else width - 1 - column
-            lane[0] = (np.float32(source[before]) - zero) / one
-            lane[cells + 1] = (np.float32(source[after]) - zero) / one
+            lane[0] = min((np.float32(source[before]) - zero) / one * gain, _ONE)
+            lane[cells + 1] = min((np.float32(source[after]) - zero) / one * gain, _ONE)
 
 
 @compiled
-def _normalise(source: npt.NDArray[np.uint16], zero: np.float32, one: np.float32, count: int, lane: Floats) -> None:
+def _normalise(
+    source: npt.NDArray[np.uint16], zero: np.float32, one: np.float32, gain: np.float32, count: int, lane: Floats
+) -> None:
     for x in range(count):
-        lane[x] = (np.float32(source[x]) - zero) / one
+        lane[x] = min((np.float32(source[x]) - zero) / one * gain, _ONE)
 
 
 @compiled
-def _at_colour(centre: Floats, beside: Floats, cells: int, camera: Floats) -> None:
+def _at_colour(centre: Floats, beside: Floats, cells: int, balanced: Floats) -> None:
     """Malvar's filters where red or blue is measured: that colour, green, the other one.
 
     Five lines of the mosaic from two above; a cell's own sample is ``centre[x + 1]``, its neighbours are ``beside[x]``
@@ -288,13 +288,13 @@ def _at_colour(centre: Floats, beside: Floats, cells: int, camera: Floats) -> No
         far = centre[x + 1] + centre[4 * _LINE + x + 1] + centre[2 * _LINE + x] + centre[2 * _LINE + x + 2]
         near = centre[_LINE + x + 1] + centre[3 * _LINE + x + 1] + beside[2 * _LINE + x] + beside[2 * _LINE + x + 1]
         diagonal = beside[_LINE + x] + beside[_LINE + x + 1] + beside[3 * _LINE + x] + beside[3 * _LINE + x + 1]
-        camera[x] = here
-        camera[_LANE + x] = (_FOUR * here + _TWO * near - far) * _EIGHTH
-        camera[2 * _LANE + x] = (_SIX * here + _TWO * diagonal - _THREE_HALVES * far) * _EIGHTH
+        balanced[x] = here
+        balanced[_LANE + x] = (_FOUR * here + _TWO * near - far) * _EIGHTH
+        balanced[2 * _LANE + x] = (_SIX * here + _TWO * diagonal - _THREE_HALVES * far) * _EIGHTH
 
 
 @compiled
-def _at_green(centre: Floats, beside: Floats, cells: int, camera: Floats) -> None:
+def _at_green(centre: Floats, beside: Floats, cells: int, balanced: Floats) -> None:
     """Malvar's filters where green is measured: the colour of its row, green, the colour of its column."""
     for x in range(cells):
         here = _FIVE * centre[2 * _LINE + x + 1]
@@ -303,46 +303,42 @@ def _at_green(centre: Floats, beside: Floats, cells: int, camera: Floats) -> Non
         aside = centre[2 * _LINE + x] + centre[2 * _LINE + x + 2]
         in_row = beside[2 * _LINE + x] + beside[2 * _LINE + x + 1]
         in_column = centre[_LINE + x + 1] + centre[3 * _LINE + x + 1]
-        camera[x] = (here + _FOUR * in_row - aside - diagonal + _HALF * above) * _EIGHTH
-        camera[_LANE + x] = centre[2 * _LINE + x + 1]
-        camera[2 * _LANE + x] = (here + _FOUR * in_column - above - diagonal + _HALF * aside) * _EIGHTH
+        balanced[x] = (here + _FOUR * in_row - aside - diagonal + _HALF * above) * _EIGHTH
+        balanced[_LANE + x] = centre[2 * _LINE + x + 1]
+        balanced[2 * _LANE + x] = (here + _FOUR * in_column - above - diagonal + _HALF * aside) * _EIGHTH
 
 
 @compiled
-def _balance(own: np.float32, green: np.float32, other: np.float32, cells: int, camera: Floats) -> None:
-    """White-balance in place where a gain is under 1, as ``aura.isp`` does: near saturation it is raised to white."""
+def _raise_saturated(own: np.float32, green: np.float32, other: np.float32, cells: int, balanced: Floats) -> None:
+    """Raise what a gain under 1 leaves below white, in place, as ``aura.isp`` does."""
     for x in range(cells):
-        a, b, c = camera[x], camera[_LANE + x], camera[2 * _LANE + x]
+        a, b, c = balanced[x], balanced[_LANE + x], balanced[2 * _LANE + x]
         known = _ONE
-        known = known if own < _ONE else min(known, a * own)
-        known = known if green < _ONE else min(known, b * green)
-        known = known if other < _ONE else min(known, c * other)
-        camera[x] = _raised(a, own, known)
-        camera[_LANE + x] = _raised(b, green, known)
-        camera[2 * _LANE + x] = _raised(c, other, known)
+        known = known if own < _ONE else min(known, a)
+        known = known if green < _ONE else min(known, b)
+        known = known if other < _ONE else min(known, c)
+        balanced[x] = _raised(a, own, known)
+        balanced[_LANE + x] = _raised(b, green, known)
+        balanced[2 * _LANE + x] = _raised(c, other, known)
 
 
 @compiled
-def _raised(camera: np.float32, gain: np.float32, known: np.float32) -> np.float32:
-    balanced = camera * gain
-    x = min(max((camera - _NEAR) / _ROOM, _ZERO), _ONE)
+def _raised(balanced: np.float32, gain: np.float32, known: np.float32) -> np.float32:
+    x = min(max((balanced / gain - _NEAR) / _ROOM, _ZERO), _ONE)
     raised = balanced + x * x * (_THREE - _TWO * x) * (max(balanced, known) - balanced)
     return raised if gain < _ONE else balanced
 
 
 @compiled
-def _to_steps(
-    camera: Floats, gains: Floats, matrix: Floats, own: int, other: int, cells: int, steps: npt.NDArray[np.int32]
-) -> None:
-    """White-balance, clamp, apply the matrix, clamp: the step of linear sRGB in the table of codes."""
-    gain_own, gain_green, gain_other = gains[own], gains[1], gains[other]
+def _to_steps(balanced: Floats, matrix: Floats, own: int, other: int, cells: int, steps: npt.NDArray[np.int32]) -> None:
+    """Clamp, apply the matrix, clamp: the step of linear sRGB in the table of codes."""
     for channel in range(3):
         from_own, from_green, from_other = matrix[channel, own], matrix[channel, 1], matrix[channel, other]
         lane = steps[channel * _LANE :]
         for x in range(cells):
-            a = min(max(camera[x] * gain_own, _ZERO), _ONE)
-            b = min(max(camera[_LANE + x] * gain_green, _ZERO), _ONE)
-            c = min(max(camera[2 * _LANE + x] * gain_other, _ZERO), _ONE)
+            a = min(max(balanced[x], _ZERO), _ONE)
+            b = min(max(balanced[_LANE + x], _ZERO), _ONE)
+            c = min(max(balanced[2 * _LANE + x], _ZERO), _ONE)
             light = from_own * a + from_green * b + from_other * c
             light = light if light > _ZERO else _ZERO  # noqa: FURB136 - NaN becomes 0: no step is beyond the table
             light = min(light, _ONE)

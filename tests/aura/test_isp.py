@@ -54,6 +54,25 @@ def test_rendering_inverts_a_simple_capture(pattern: CfaPattern) -> None:
     assert float(difference.max()) < 5e-3
 
 
+@given(
+    gains=st.tuples(*[st.floats(1.0, 4.0, width=32)] * 2),
+    pattern=st.sampled_from(CFA_PATTERNS),
+    seed=st.integers(0, 1 << 16),
+)
+def test_the_light_decides_how_it_is_rendered_not_the_gains_of_its_camera(
+    gains: tuple[float, float], pattern: CfaPattern, seed: int
+) -> None:
+    """Gains that only came after demosaicking would tint every edge of a grey scene."""
+    red, blue = gains
+    light = torch.rand(1, 12, 12, generator=torch.Generator().manual_seed(seed)).expand(3, 12, 12)
+    by_gains = torch.tensor([red, 1.0, blue])
+    plain, seen = (
+        render(pack_rgb(light / each[:, None, None], pattern), pattern, each, MATRIX)
+        for each in (torch.ones(3), by_gains)
+    )
+    torch.testing.assert_close(seen, plain, atol=1e-4, rtol=0)
+
+
 def test_rendering_clips_saturated_pixels_to_white() -> None:
     rendered = render(torch.ones(4, 8, 8), "RGGB", GAINS, MATRIX)
     torch.testing.assert_close(rendered, torch.ones(3, 16, 16))
