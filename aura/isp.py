@@ -41,7 +41,7 @@ def render(raw: Tensor, cfa_pattern: CfaPattern, wb_gains: Tensor, camera_to_srg
     Args:
         raw: ``(*, 4, h, w)`` float, 0 = black level, 1 = saturation, order R, Gr, Gb, B.
         cfa_pattern: the pattern of the unpacked mosaic.
-        wb_gains: ``(3,)`` or ``(*, 3)``, green = 1.
+        wb_gains: ``(3,)`` or ``(*, 3)``, positive, green = 1.
         camera_to_srgb: ``(3, 3)`` or ``(*, 3, 3)``, rows sum to 1.
 
     Returns:
@@ -247,7 +247,7 @@ def develop(
     Returns:
         sRGB ``(B, 3, 2h, 2w)`` float32, a multiple of 1/255 in [0, 1].
     """
-    # gains after demosaicking: before it, as developers have them, they taught a map that does worse on real files
+    # gains after demosaicking: before it, as developers have them, they taught (at one seed) a map worse on real files
     rgb = _demosaic_mixed(raw, cfa_pattern, isp.demosaic)
     linear = apply_matrix((rgb * wb_gains[..., None, None]).clamp_max(1.0), camera_to_srgb)
     linear = apply_matrix(linear * isp.wb_error[..., None, None], isp.colour_error)

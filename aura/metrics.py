@@ -119,6 +119,16 @@ def align_gains(predicted: Tensor, truth: Tensor) -> Tensor:
     return (predicted * gains[:, channel, None, None].float()).clamp_max(1.0)
 
 
+def fine_part(planes: Tensor, sites: int) -> Tensor:
+    """Take off the mean of ``sites`` x ``sites`` values around each: noise, sharpening and blocks stay, tone goes.
+
+    Args:
+        planes: ``(B, C, h, w)`` or ``(C, h, w)``, an image or a difference of two.
+        sites: side of the square, odd; at the border it is cut off.
+    """
+    return planes - F.avg_pool2d(planes, sites, stride=1, padding=sites // 2, count_include_pad=False)
+
+
 def match_tone(image: Tensor, reference: Tensor) -> Tensor:
     """Give an image the exposure and tone of a reference: one monotone curve per channel, fitted on the pair.
 

@@ -210,12 +210,12 @@ def _render(
     balanced = np.zeros(3 * _LANE, np.float32)
     steps = np.zeros(6 * _LANE, np.int32)
     early = gains[0] < _ONE or gains[1] < _ONE or gains[2] < _ONE
-    gain_of = np.array([gains[0], gains[1], gains[1], gains[2]], np.float32)
+    plane_gains = np.array([gains[0], gains[1], gains[1], gains[2]], np.float32)
     for top in range(0, height, _TILE_HEIGHT):
         rows = min(_TILE_HEIGHT, height - top)
         for left in range(0, width, _TILE_WIDTH):
             cells = min(_TILE_WIDTH, width - left)
-            _fill(planes, black, span, gain_of, plane_at, top, left, rows, cells, mosaic)
+            _fill(planes, black, span, plane_gains, plane_at, top, left, rows, cells, mosaic)
             for row in range(2 * rows):
                 lines = mosaic[row * _LINE :]
                 site = 2 * (row & 1)
@@ -242,7 +242,7 @@ def _fill(
     planes: npt.NDArray[np.uint16],
     black: Floats,
     span: Floats,
-    gain_of: Floats,
+    plane_gains: Floats,
     plane_at: npt.NDArray[np.int64],
     top: int,
     left: int,
@@ -259,7 +259,7 @@ def _fill(
         for column in range(2):
             plane = plane_at[2 * (y & 1) + column]
             source = planes[plane, y >> 1]
-            zero, one, gain = black[plane], span[plane], gain_of[plane]
+            zero, one, gain = black[plane], span[plane], plane_gains[plane]
             lane = mosaic[line * _LINE + column * _LANE :]
             _normalise(source[left:], zero, one, gain, cells, lane[1:])
             before = left - 1 if left > 0 else 1 - column

@@ -17,7 +17,7 @@ import numpy as np
 import photograph_noise
 import torch
 import torch.nn.functional as F
-from record import write_result
+from record import weights_sha256, write_result
 from rich.console import Console
 from safetensors.torch import load_file
 from torch import Tensor
@@ -101,6 +101,7 @@ def main() -> None:
         developers={name: developer_version(name) for name in developers},
         left_out=content["left_out"],
         noise_left_out=noise_left_out,
+        weights_sha256=weights_sha256(),
     )
     console.print(f"judged in {time.monotonic() - started:.0f} s; written to {target.relative_to(ROOT)}")
 

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from fidelity_pictures import draw_cases, draw_means, extreme_cases
-from record import write_result
+from record import weights_sha256, write_result
 from rich.console import Console
 
 from aura.errors import AuraError
@@ -49,6 +49,7 @@ def main() -> None:
         content["figures"],
         ("torch", "rawpy", "flashraw", "pillow", "lpips"),
         developers={name: developer_version(name) for name in options.developers},
+        weights_sha256=None if options.classical_only else weights_sha256(options.weights),
         left_out=content["left_out"],
         rows=content["rows"],
     )

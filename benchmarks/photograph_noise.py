@@ -19,20 +19,18 @@ from typing import Final
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from record import write_result
+from record import weights_sha256, write_result
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor
 
 from aura.dng import write_dng
 from aura.errors import AuraError
-from aura.metrics import align_gains, psnr
+from aura.metrics import align_gains, fine_part, psnr
 from aura.sensor.catalog import load_profile
 from aura.sensor.noise import noise_at
 from aura.sensor.noise_draws import add_noise, digitise
 from aura.training.development import DevelopedPair, LeftOutPair, developed_pair
-from aura.training.evaluation import Method, predicted_raw
+from aura.training.evaluation import Method, centre_slice, predicted_raw
 from aura.training.judging import CLASSICAL, networks
 from aura.training.raw_files import RawFile, RawFrame, list_raw_files, read_raw
 
@@ -57,7 +55,12 @@ def main() -> None:
     figures, left_out = measure(methods, files, options.crop, lambda name: console.print(f"{name}: done", style="dim"))
     console.print(as_table(methods, figures))
     target = write_result(
-        "photograph_noise", protocol(options.crop), figures, ("torch", "rawpy", "pillow"), left_out=left_out
+        "photograph_noise",
+        protocol(options.crop),
+        figures,
+        ("torch", "rawpy", "pillow"),
+        weights_sha256=weights_sha256(options.weights),
+        left_out=left_out,
     )
     console.print(f"{time.monotonic() - started:.0f} s; written to {target.relative_to(ROOT)}")
 
@@ -130,21 +133,17 @@ def _judge(invert: Method, shown: dict[int, DevelopedPair]) -> dict[int, tuple[f
         where = (truth < EXPOSED) & (from_quiet < EXPOSED)
         for iso, pair in shown.items():
             raw = from_quiet if not iso else predicted_raw(invert(pair.image), pair.frame)
-            kept = _fine(align_gains(raw[None], from_quiet[None])[0] - from_quiet)[where].square().mean().sqrt()
-            noise = _fine(pair.frame.packed().clamp(0.0, 1.0) - truth)[where].square().mean().sqrt()
+            kept = fine_part(align_gains(raw[None], from_quiet[None])[0] - from_quiet, FINE_SITES)[where]
+            noise = fine_part(pair.frame.packed().clamp(0.0, 1.0) - truth, FINE_SITES)[where]
+            share = float(kept.square().mean().sqrt() / noise.square().mean().sqrt()) if iso else 0.0
             error = psnr(align_gains(raw[None], truth[None]), truth[None])
-            found[iso] = (float(kept / noise) if iso else 0.0, float(error))
+            found[iso] = (share, float(error))
     return found
 
 
-def _fine(planes: Tensor) -> Tensor:
-    mean = F.avg_pool2d(planes[None], FINE_SITES, stride=1, padding=FINE_SITES // 2, count_include_pad=False)
-    return planes - mean[0]
-
-
 def _centre(frame: RawFrame, side: int) -> RawFrame:
-    top, left = (max(0, (length - side) // 4 * 2) for length in frame.mosaic.shape)
-    return replace(frame, mosaic=np.ascontiguousarray(frame.mosaic[top : top + side, left : left + side]))
+    rows, columns = (centre_slice(length, side) for length in frame.mosaic.shape)
+    return replace(frame, mosaic=np.ascontiguousarray(frame.mosaic[rows, columns]))
 
 
 def _figures(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
@@ -9,6 +10,8 @@ from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+from aura.reconstruct import RELEASED_WEIGHTS
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -37,6 +40,11 @@ def write_result(
     }
     target.write_text(json.dumps(content, indent=1, sort_keys=False) + "\n")
     return target
+
+
+def weights_sha256(weights: Path | None = None) -> str:
+    """SHA-256 of the weights that were measured, the released ones if None: a result of others is known by it."""
+    return hashlib.sha256((weights or RELEASED_WEIGHTS).read_bytes()).hexdigest()
 
 
 def _machine() -> str:

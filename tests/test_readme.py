@@ -117,6 +117,13 @@ def test_every_figure_of_the_trained_denoisers_is_the_benchmarks() -> None:
         assert [value, spread] == [f"{figures[key][part]:.2f}" for part in ("value", "spread")], key
 
 
+@pytest.mark.parametrize("name", ["fidelity", "photograph_noise"])
+def test_what_the_tables_of_quality_quote_was_measured_with_the_released_weights(name: str) -> None:
+    measured = json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text())
+    card = json.loads((ROOT / "aura" / "weights" / "aura.json").read_text())
+    assert measured["weights_sha256"] == card["sha256"]
+
+
 @pytest.mark.parametrize(
     ("name", "least"),
     [

@@ -295,19 +295,20 @@ def _through_camera(invert: Method, pair: DevelopedPair) -> Tensor:
 
 def _centre(pair: DevelopedPair, side: int) -> DevelopedPair:
     """Cut the centre out, from an even offset; a smaller image stays whole."""
-    rows, columns = (_centre_slice(length, side) for length in pair.frame.mosaic.shape)
+    rows, columns = (centre_slice(length, side) for length in pair.frame.mosaic.shape)
     frame = replace(pair.frame, mosaic=np.ascontiguousarray(pair.frame.mosaic[rows, columns]))
     return replace(pair, image=np.ascontiguousarray(pair.image[rows, columns]), frame=frame)
 
 
-def _centre_slice(length: int, side: int) -> slice:
+def centre_slice(length: int, side: int) -> slice:
+    """Cut ``side`` out of the middle of ``length``, from an even offset; all of it if it is shorter."""
     start = max(0, (length - side) // 4 * 2)
     return slice(start, min(length, start + side))
 
 
 def _render_centre(raw: Tensor, frame: RawFrame, side: int) -> Tensor:
     """Render the centre of packed ``(B, 4, h, w)`` to sRGB ``(B, 3, side, side)`` (or all of a smaller image)."""
-    rows, columns = (_centre_slice(length, side // 2) for length in raw.shape[-2:])
+    rows, columns = (centre_slice(length, side // 2) for length in raw.shape[-2:])
     matrix = torch.from_numpy(frame.camera_to_srgb).float()
     return render(raw[..., rows, columns], frame.cfa_pattern, torch.tensor(frame.wb_gains), matrix)
 

@@ -14,7 +14,7 @@ from aura.bayer import pack_rgb
 from aura.color import rgb_to_ycbcr
 from aura.errors import InvalidInputError
 from aura.losses import LossWeights, composite_loss
-from aura.metrics import align_gains
+from aura.metrics import align_gains, fine_part
 from aura.nets.aura import Aura
 from aura.nets.context import Summary
 from aura.nets.global_map import apply_global_inverse
@@ -118,8 +118,8 @@ def _raw_error(
     decibels = 10.0 * torch.log10(error + _MSE_FLOOR).mean()
     in_decibels = config.decibel_weight * decibels
     if detail_weight:
-        fine = 10.0 * torch.log10(_detail(aligned - target).square().mean((1, 2, 3)) + _DETAIL_FLOOR).mean()
-        in_decibels = in_decibels + detail_weight * fine
+        fine = fine_part(aligned - target, _DETAIL_SITES).square().mean((1, 2, 3))
+        in_decibels = in_decibels + detail_weight * 10.0 * torch.log10(fine + _DETAIL_FLOOR).mean()
     return terms.total + config.unaligned_weight * absolute.total + in_decibels
 
 
@@ -135,12 +135,6 @@ def predicted_raw(canonical: Tensor, batch: PairBatch) -> Tensor:
     """Put canonical light through the batch's cameras: ``(B, 3, S, S)`` -> packed ``(B, 4, S/2, S/2)``, not clipped."""
     gains, matrix = batch.wb_gains.to(canonical), batch.camera_to_srgb.to(canonical)
     return pack_rgb(canonical_to_camera(canonical, matrix, gains), batch.cfa_pattern)
-
-
-def _detail(error: Tensor) -> Tensor:
-    """What of an error changes within a few sites: noise, blocks of JPEG, sharpening; not the tone."""
-    size = _DETAIL_SITES
-    return error - F.avg_pool2d(error, size, stride=1, padding=size // 2, count_include_pad=False)
 
 
 def _leaky_clamp(raw: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from aura.errors import InvalidInputError
 from aura.metrics import (
     align_gains,
     ciede2000,
+    fine_part,
     match_tone,
     psnr,
     psnr_aligned,
@@ -166,3 +167,13 @@ def test_match_tone_of_a_constant_image_gives_the_median() -> None:
 def test_every_metric_names_the_shapes_it_refuses(metric) -> None:  # type: ignore[no-untyped-def]  # five signatures
     with pytest.raises(InvalidInputError, match=r"\(1, 3, 16, 16\).*\(1, 3, 16, 18\)"):
         metric(noise(1, 3, 16, 16), noise(1, 3, 16, 18))
+
+
+def test_the_fine_part_leaves_tone_out_and_keeps_what_alternates() -> None:
+    flat = torch.full((2, 3, 16, 20), 0.4)
+    torch.testing.assert_close(fine_part(flat, 5), torch.zeros_like(flat))
+    slope = torch.linspace(0, 1, 20).expand(1, 1, 16, 20)
+    assert float(fine_part(slope, 5)[..., 2:-2].abs().max()) < 1e-6
+    checkered = (torch.arange(16)[:, None] + torch.arange(20)) % 2 * 2.0 - 1.0
+    kept = fine_part(checkered[None], 5)[..., 2:-2, 2:-2]
+    torch.testing.assert_close(kept, checkered[None, 2:-2, 2:-2] * (1 - 1 / 25))

@@ -166,8 +166,9 @@ def test_predicted_raw_inverts_development_by_the_camera_matrix(raw_file: RawFil
 def test_wrong_options_are_refused(raw_file: RawFile) -> None:
     with pytest.raises(InvalidInputError, match="ceiling"):
         evaluate({CEILING: half_exposed}, [raw_file], ["libraw_fixed"])
-    with pytest.raises(InvalidInputError, match="61"):
-        evaluate({}, [raw_file], ["libraw_fixed"], crop=61)
+    for crop in (61, 122):
+        with pytest.raises(InvalidInputError, match=f"{crop} pixels; expected an even number of at least 124"):
+            evaluate({}, [raw_file], ["libraw_fixed"], crop=crop)
 
 
 def row(developer: str, method: str, aligned: float, *, hard: bool, file: str = "a") -> EvaluationRow:
