@@ -3,6 +3,7 @@ import signal
 import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -37,6 +38,21 @@ def test_a_flow_reports_to_the_local_server(server: Server) -> None:
 def test_the_user_interface_of_the_local_server_finds_its_api(server: Server) -> None:
     settings = httpx.get(f"{server.ui_url}/ui-settings").json()
     assert settings["api_url"] == "/api"
+
+
+def test_the_local_server_takes_what_many_write_at_once(server: Server) -> None:
+    """SQLite has one writer at a time: the others wait for their turn, and nobody is turned away."""
+    flow_id = ask(server, "POST", "flows/", {"name": "nothing-much"}).json()["id"]
+
+    def write(_: int) -> set[int]:
+        with httpx.Client(base_url=f"{server.api_url}/", timeout=120) as client:
+            answers = [client.post("flow_runs/", json={"flow_id": flow_id, "state": {"type": "PENDING"}})]
+            address = f"flow_runs/{answers[0].json().get('id')}/set_state"
+            answers += [client.post(address, json={"state": {"type": state}}) for state in ("RUNNING", "COMPLETED")]
+        return {answer.status_code for answer in answers}
+
+    with ThreadPoolExecutor(8) as people:
+        assert set.union(*people.map(write, range(24))) == {httpx.codes.CREATED}
 
 
 def test_a_server_that_is_configured_is_used_and_left_alone(server: Server) -> None:
