@@ -16,7 +16,7 @@ import psutil
 import pytest
 from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_API_URL, get_current_settings, temporary_settings
-from prefect.states import Running
+from prefect.states import Failed, Running
 
 from flows.examination import evaluate_dataset, verify_dataset
 from flows.factory import factory
@@ -26,6 +26,7 @@ from flows.notification import notify
 from flows.servers.server import Server, prefect_server
 from flows.servers.serving import QUEUES, deploy, make_pool, worker
 from flows.training_run import evaluate_weights, train
+from flows.untold_failures import tell_untold
 from storage.datasets.dataset import open_dataset
 from storage.datasets.lease import live_holder
 from storage.recipe import load_recipe
@@ -41,6 +42,7 @@ FLOWS = {
     "evaluate-weights/evaluate-weights": evaluate_weights,
     "notify/on-failure": notify,
     "lost-runs/lost-runs": mark_lost,
+    "untold-failures/untold-failures": tell_untold,
 }
 ENDED = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
 
@@ -104,7 +106,7 @@ def test_every_deployment_has_its_queue_its_words_and_a_form(served: Server) -> 
         assert deployment["description"]
         assert deployment["tags"]
         assert deployment["enforce_parameter_schema"]
-        if flow not in (notify, mark_lost):
+        if flow not in (notify, mark_lost, tell_untold):
             flow.validate_parameters(deployment["parameters"])
         schema = deployment["parameter_openapi_schema"]
         for field_schema in schema["properties"].values():
@@ -167,18 +169,17 @@ def test_a_run_is_cancelled_goes_on_the_next_time_and_people_are_told_when_a_gat
     (photographs / "1.png").rename(tmp_path / "kept")
     os.mkfifo(photographs / "1.png")  # a photograph that takes for ever, in the middle of the run
     parameters = {"recipe": recipe.model_dump(mode="json"), "dataset": dataset}
-    run = _run(served, "factory/nightly", parameters)
+    cancelled = _run(served, "factory/nightly", parameters)
     wait_until(lambda: 0 in open_dataset(dataset).committed_shards(), "the first shard", 240)
     holder = live_holder(dataset)
     assert holder is not None
     family = [psutil.Process(holder.process), *psutil.Process(holder.process).children(recursive=True)]
     cancelling = {"state": {"type": "CANCELLING", "name": "Cancelling"}}
-    ask(served, "POST", f"flow_runs/{run}/set_state", cancelling)
-    wait_until(lambda: _state(served, run)["type"] == "CANCELLED", "the run to be cancelled", 60)
+    ask(served, "POST", f"flow_runs/{cancelled}/set_state", cancelling)
+    wait_until(lambda: _state(served, cancelled)["type"] == "CANCELLED", "the run to be cancelled", 60)
     wait_until(lambda: not any(each.is_running() for each in family), "its processes to end", 60)
     assert live_holder(dataset) is None
     assert set(open_dataset(dataset).missing_shards()) >= {1}
-    assert not webhook.told  # a person who cancels need not be told
 
     (tmp_path / "kept").replace(photographs / "1.png")
     run = _run(served, "factory/nightly", parameters)
@@ -188,7 +189,7 @@ def test_a_run_is_cancelled_goes_on_the_next_time_and_people_are_told_when_a_gat
     assert "gate min_cycle_psnr asks for 99 dB" in state["message"]
     assert open_dataset(dataset).missing_shards() == []
     wait_until(lambda: bool(webhook.told), "people to be told", 180)
-    told = webhook.told[0]  # at least once: a server that answers too late is asked to start the message again
+    (told,) = webhook.told  # a person who cancels need not be told
     assert told["subject"] == "photographs -> dataset"
     assert "gate min_cycle_psnr asks for 99 dB" in told["message"]
     assert told["link"] == f"{served.ui_url}/runs/flow-run/{run}"
@@ -218,6 +219,40 @@ def test_a_run_whose_heart_stops_is_marked_and_people_are_told(served: Server, w
     told = webhook.told[_subjects(webhook).index("lost at night")]
     assert "no sign of life" in told["message"]
     assert told["link"] == f"{served.ui_url}/runs/flow-run/{run}"
+
+
+def test_a_failure_of_which_nobody_was_told_is_told_within_the_hour_until_the_message_comes_through(
+    served: Server, webhook: Webhook
+) -> None:
+    (automation,) = [
+        each for each in ask(served, "POST", "automations/filter", {}).json() if each["name"] == "aura run failed"
+    ]
+    ask(served, "PATCH", f"automations/{automation['id']}", {"enabled": False})  # as if its server had been restarted
+    with get_client(sync_client=True) as client:
+        failing = Failed(message="the disk is full")
+        run = client.create_flow_run(mark_lost, state=failing, tags=["aura"], name="untold").id
+
+    def messages() -> list[dict[str, Any]]:
+        deployment = _get(served, "deployments/name/notify/on-failure")["id"]
+        body = {"flow_runs": {"deployment_id": {"any_": [deployment]}}}
+        found = ask(served, "POST", "flow_runs/filter", body).json()
+        return [each for each in found if each["parameters"]["page"] == f"runs/flow-run/{run}"]
+
+    def look() -> None:
+        looking = _run(served, "untold-failures/untold-failures", {"patience_s": 0})
+        wait_until(lambda: _state(served, looking)["type"] == "COMPLETED", "the look for untold failures", 120)
+
+    look()
+    wait_until(lambda: "untold" in _subjects(webhook), "people to be told", 120)
+    assert webhook.told[_subjects(webhook).index("untold")]["message"] == "the disk is full"
+    look()
+    (message,) = messages()
+    wait_until(lambda: _state(served, message["id"])["type"] in ENDED, "the message to end", 60)
+    in_vain = {"state": {"type": "FAILED"}, "force": True}
+    ask(served, "POST", f"flow_runs/{message['id']}/set_state", in_vain)  # as one whose webhook was down ends
+    look()
+    wait_until(lambda: _subjects(webhook).count("untold") == 2, "people to be told again", 120)
+    assert len(messages()) == 2
 
 
 def test_the_recipe_that_is_shown_as_an_example_is_one() -> None:
