@@ -264,7 +264,7 @@ def test_a_run_that_is_stopped_leaves_nothing_running_and_can_go_on(
             lambda: process.poll() is not None or any((dataset / "samples").glob("*.parquet")), "a shard", seconds=240
         )
         family = psutil.Process(process.pid).children(recursive=True)
-        assert any("prefect" in " ".join(member.cmdline()) for member in family)
+        assert any("flows.servers.process" in " ".join(member.cmdline()) for member in family)
         running = read_status(dataset)
         assert running.run is not None
         assert (running.run.alive, running.run.process, running.stage) == (True, process.pid, "making shards")
