@@ -150,6 +150,9 @@ def synthesize(
         str | None,
         typer.Option(help="Column of a list or Parquet file, or key of the JSON in a tar, that says each one's."),
     ] = None,
+    licence_embedded: Annotated[
+        bool, typer.Option("--licence-embedded", help="Where nothing else says it, take what each one's own XMP says.")
+    ] = False,
     allow_licence: Annotated[
         list[str] | None,
         typer.Option(help="Use only photographs under this licence; repeat it for several. Others become rejects."),
@@ -216,6 +219,7 @@ def synthesize(
         "annotations.source": annotations,
         "licences.default": licence,
         "licences.column": licence_column,
+        "licences.embedded": licence_embedded or None,
         "licences.allowed": allow_licence or None,
     }
     given = {name: value for name, value in options.items() if value is not None}

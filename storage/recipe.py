@@ -144,19 +144,24 @@ class Licences(_Part):
         default: licence of photographs of which nothing else is said: an SPDX identifier, an address, or words.
         column: column of a list or of a Parquet file of images, or key in the JSON file beside a photograph in a tar,
             that says each one's own.
+        embedded: where that says nothing, what a photograph's own XMP names counts before the default.
         allowed: licences that may be used, upper or lower case; photographs of others, or of none, are refused. None
             allows all.
     """
 
     default: str | None = None
     column: str | None = None
+    embedded: bool = False
     allowed: tuple[str, ...] | None = None
 
     @model_validator(mode="after")
     def _can_allow(self) -> Self:
-        if self.allowed is not None and self.column is None and not self.allows(self.default):
+        unsaid = self.column is None and not self.embedded
+        if self.allowed is not None and unsaid and not self.allows(self.default):
             said = "nothing says what licence the photographs have" if self.default is None else "default is not in it"
-            raise ValueError(f"allowed is {', '.join(self.allowed)}, but {said}; give a default that is, or a column")
+            raise ValueError(
+                f"allowed is {', '.join(self.allowed)}, but {said}; give a default that is, or a column, or embedded"
+            )
         return self
 
     def allows(self, licence: str | None) -> bool:
@@ -243,7 +248,10 @@ class Recipe(_Part):
         """What decides the bytes: all but gates, annotations and the weights' path (whose digest is kept)."""
         # what is not named is left out, so that the digests of recipes without it stay what they were
         unnamed = {name for name in ("corpus_column", "licences") if getattr(self, name) is None}
-        return self.model_dump(mode="json", exclude={"gates", "annotations", "weights"} | unnamed)
+        left_out: dict[str, Any] = dict.fromkeys({"gates", "annotations", "weights"} | unnamed, True)
+        if self.licences is not None and not self.licences.embedded:
+            left_out["licences"] = {"embedded"}
+        return self.model_dump(mode="json", exclude=left_out)
 
     @property
     def licence_column(self) -> str | None:

@@ -187,7 +187,8 @@ def _stream(location: Location) -> Iterator[Item]:
 
 
 def _read_file(item: Item, limits: Limits, licences: Licences | None) -> Iterator[tuple[Source, Content]]:
-    unwanted = licences and refusal(item.licence or licences.default, licences)
+    within = licences is not None and licences.embedded and item.licence is None  # who wants to know must read it
+    unwanted = licences and not within and refusal(item.licence or licences.default, licences)
     source, content = (Source(item.uri, None, None, item.size), unwanted) if unwanted else _read_bytes(item, limits)
     yield replace(source, licence=item.licence), content
 

@@ -1,4 +1,4 @@
-"""Licences of photographs, as lists, tables and tars name them."""
+"""Licences of photographs, as lists, tables, tars and they themselves name them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from aura.errors import RejectedImageError
+from storage.corpora.embedded_licences import embedded_licence
 from storage.corpora.sources import Content, Source
 from storage.recipe import Licences
 
@@ -26,7 +27,8 @@ def judge(found: Iterator[tuple[Source, Content]], licences: Licences | None) ->
         if licences is None:
             yield source, content
             continue
-        licensed = replace(source, licence=source.licence or licences.default)
+        embedded = embedded_licence(content) if licences.embedded and isinstance(content, bytes) else None
+        licensed = replace(source, licence=source.licence or licence_text(embedded) or licences.default)
         refused = isinstance(content, RejectedImageError)  # a damaged archive is damaged under any licence
         yield licensed, content if refused else refusal(licensed.licence, licences) or content
 

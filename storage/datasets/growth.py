@@ -123,7 +123,7 @@ def find_changes(dataset: Dataset) -> Changes:
         if licences is not None:
             said = ([item.uri, _licence_of(item, licences)] for item in some)
             for item, new, same in zip(some, unknown, _find(licensed, digests_of(said)) >= 0, strict=True):
-                if same:
+                if same or (licences.embedded and item.licence is None):
                     restated.pop(item.uri, None)  # of lines that contradict each other the last counts
                 elif not new:
                     restated[item.uri] = item

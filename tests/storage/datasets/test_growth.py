@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import zarr
+from PIL import Image
 
 from aura.errors import EmptyCorpusError, MissingFileError
 from aura.sensor.catalog import load_profile
@@ -212,6 +213,32 @@ def test_a_licence_that_a_list_names_anew_is_judged_anew(photographs: Path, tmp_
     assert version(3) == ["a", "b", "c"]
     said = {row["uri"].rsplit("/", 1)[1]: row["licence"] for row in current_index(dataset).to_pylist()}
     assert said == {"a.png": "CC0-1.0", "b.png": "CC0-1.0", "c.png": "CC-BY-4.0", "wrong": None}
+
+
+def test_a_list_that_leaves_licences_to_the_photographs_is_not_new_each_night(
+    photographs: Path, tmp_path: Path
+) -> None:
+    said = '<cc:license rdf:resource="https://creativecommons.org/licenses/by/4.0/"/>'
+    xmp = (
+        '<rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#" xmlns:cc="http://creativecommons.org/ns#">'
+        f"<rdf:Description>{said}</rdf:Description></rdf:RDF>"
+    )
+    with Image.open(photographs / "a.png") as image:
+        image.convert("RGB").save(photographs / "free.jpg", xmp=xmp.encode())
+    corpus = tmp_path / "list.csv"
+
+    def write_list(licence: str) -> None:
+        corpus.write_text(f"path,terms\n{photographs / 'free.jpg'},\n{photographs / 'b.png'},{licence}\n")
+
+    write_list("CC0-1.0")
+    licences = {"column": "terms", "embedded": True, "allowed": ["CC-BY-4.0", "CC0-1.0"]}
+    recipe = small_recipe(tmp_path, corpus=str(corpus), licences=licences, cameras=[CAMERA])
+    dataset = begun(locate(tmp_path / "dataset"), recipe)
+    found = {row["uri"].rsplit("/", 1)[1]: row["licence"] for row in current_index(dataset).to_pylist()}
+    assert found == {"free.jpg": "CC-BY-4.0", "b.png": "CC0-1.0"}
+    assert not find_changes(dataset)
+    write_list("proprietary")
+    assert [item.uri.rsplit("/", 1)[1] for item in find_changes(dataset).fresh] == ["b.png"]
 
 
 def test_only_rejects_are_tried_again(dataset: Dataset, photographs: Path) -> None:
