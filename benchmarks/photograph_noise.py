@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from record import weights_sha256, write_result
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from aura.dng import write_dng
 from aura.errors import AuraError
@@ -169,7 +169,7 @@ def as_table(methods: Mapping[str, Method], figures: Figures) -> Table:
     keys = (
         [f"noise_left_iso{iso}" for iso in ISOS] + ["psnr_aligned_quiet"] + [f"psnr_aligned_iso{iso}" for iso in ISOS]
     )
-    table = Table("method", *(key.replace("_", " ") for key in keys))
+    table = Table(Column("method", no_wrap=True), *(key.replace("_", " ") for key in keys))
     for name in methods:
         table.add_row(name, *(f"{figures[f'{name}/{key}']['value']:.2f}" for key in keys))
     return table

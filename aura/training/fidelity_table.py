@@ -30,7 +30,7 @@ def as_table(evaluation: Evaluation) -> Table:
     """Lay the means out for a terminal: a block per group, a row per method."""
     table = Table(title="Fidelity on real RAW files", caption=" ".join([_LEGEND, _left_out(evaluation)]))
     table.add_column("photographs by")
-    table.add_column("method")
+    table.add_column("method", no_wrap=True)  # the columns of figures give way first
     for heading, _ in _SHOWN.values():
         table.add_column(heading, justify="right")
     for group, lines in _cells(evaluation).items():
