@@ -5,8 +5,8 @@ one that is no longer renewed runs out and may be taken over: the taker creates 
 one, so that the former holder finds its own gone and stops. A holder that died on this very machine is recognised by
 its process and taken over at once. A released lease is removed.
 
-Clocks of different machines are compared, and may be wrong: a lease that seems to have run out lately is watched for
-longer than a heartbeat takes, and one that is renewed meanwhile is live, whatever its holder's clock says.
+Clocks of different machines are compared, and may be wrong by any amount: a lease that seems to have run out, or to
+run for longer than leases do, is watched for longer than a heartbeat takes, and is live if it is renewed meanwhile.
 """
 
 from __future__ import annotations
@@ -38,7 +38,6 @@ CLOCK_MARGIN_S: Final = 5.0
 _RENEWALS_PER_DURATION: Final = 4
 _POLL_S: Final = 1.0
 _WATCH_S: Final = DURATION_S / _RENEWALS_PER_DURATION + CLOCK_MARGIN_S
-_CLOCKS_APART_S: Final = 900.0  # what ran out longer ago is not watched
 _SAME_PROCESS_S: Final = 60.0  # the system derives it from its clock, which may be set right meanwhile
 
 
@@ -269,9 +268,10 @@ class _Attempt(NamedTuple):
 def _take(dataset: Location, duration_s: float) -> _Attempt:
     """Try once."""
     found = _records(dataset)
-    holder = next((record for record in found if record.is_live() or _is_renewed(dataset, record)), None)
+    holder = next((record for record in found if _holds(dataset, record)), None)
     if holder is not None:
         return _Attempt(holder=holder)
+    dead = {(record.number, record.expires) for record in found}
     now = time.time()
     mine = LeaseRecord(
         number=max((_number(name) for name in dataset.join("lease").names()), default=0) + 1,
@@ -294,17 +294,25 @@ def _take(dataset: Location, duration_s: float) -> _Attempt:
         if number == mine.number:
             continue
         other = _read(dataset, number)
-        if other is not None and other.is_live():  # somebody else began at the same moment under another number
+        if (
+            other is not None and other.is_live() and (number, other.expires) not in dead
+        ):  # somebody else began at the same moment under another number
             place.remove()
             return _Attempt()
         _file(dataset, number).remove()
     return _Attempt(mine)
 
 
+def _holds(dataset: Location, record: LeaseRecord) -> bool:
+    """Tell whether a run still holds its lease: by its process here, by its clock as far as that can be right."""
+    left = record.expires - time.time()
+    if record.machine == _machine() or -CLOCK_MARGIN_S <= left <= DURATION_S + CLOCK_MARGIN_S:
+        return record.is_live()
+    return _is_renewed(dataset, record)
+
+
 def _is_renewed(dataset: Location, record: LeaseRecord) -> bool:
-    """Watch a lease of another machine that seems to have run out lately: that may be a clock's fault."""
-    if record.machine == _machine() or time.time() - record.expires > _CLOCKS_APART_S:
-        return False
+    """Watch a lease of another machine whose clock, or this one's, may be wrong."""
     until = time.monotonic() + _WATCH_S
     while time.monotonic() < until:
         time.sleep(_POLL_S)  # its holder renews it by writing, and an object store tells nobody of that

@@ -126,26 +126,30 @@ def test_a_holder_elsewhere_is_followed_when_its_lease_has_run_out(
         assert place.join("lease").names() == ["000008.json"]
 
 
+@pytest.mark.parametrize("wrong_by_s", [-7 * 3600, -300, 300, 7 * 3600])
 @pytest.mark.parametrize("place", ["local"], indirect=True)
-def test_a_holder_whose_clock_is_behind_is_not_taken_for_dead(place: Location, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_holder_whose_clock_is_wrong_is_live_as_long_as_it_renews(
+    wrong_by_s: float, place: Location, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(leases, "_POLL_S", 0.001)
-    behind = time.time() - 300
-    elsewhere(place, behind)
+    wrong = time.time() + wrong_by_s
+    elsewhere(place, wrong)
     read, looked = leases._read, list[None]()
 
     def beats(dataset: Location, number: int) -> leases.LeaseRecord | None:
         looked.append(None)
         if len(looked) == 4:
-            elsewhere(place, behind + 15)
+            elsewhere(place, wrong + 15)
         return read(dataset, number)
 
     monkeypatch.setattr(leases, "_read", beats)
     with pytest.raises(LeaseHeldError, match="process 1 on far"), hold(place):
         pass
     assert place.join("lease").names() == ["000007.json"]
-    monkeypatch.setattr(leases, "_CLOCKS_APART_S", 100)
-    with hold(place) as lease:  # dead for long: followed at once
+    monkeypatch.setattr(leases, "_WATCH_S", 0.01)  # from here on nobody renews it
+    with hold(place) as lease:
         assert lease.token.number == 8
+        assert place.join("lease").names() == ["000008.json"]
 
 
 def test_a_storage_that_does_not_take_the_lease_back_hides_no_failure_and_makes_none(
