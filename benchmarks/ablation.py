@@ -70,9 +70,9 @@ TRAINING: Final = (
     f"Trained by {DENOISER.steps} steps of the denoiser and {JOINT.steps} joint steps of {JOINT.batch} views of "
     f"{JOINT.size} pixels, far fewer than the released weights, above the released global map; one_member and "
     f"without_thumbnail train a map of one member of their own, {GLOBAL.steps} steps of {GLOBAL.batch} views. The "
-    "published network has 300 joint steps on the same pairs, and no others, by the loss it was published with and half "
-    "the learning rate: by more steps, or the loss of the others, it learns nothing. without_local is the released global "
-    "map alone."
+    "published network has 300 joint steps on the same pairs, and no others, by the loss it was published with and "
+    "half the learning rate: by more steps, or by the loss of the others, it learns nothing. without_local is the "
+    "released global map alone."
 )
 
 
